@@ -1,0 +1,40 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test test-heavy lint format bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(STAMP)  ## virtual environment in .venv with every version pinned
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup  ## the whole job on synthetic images, about two minutes
+	$(BIN)/crackvae demo --out crackvae-demo
+
+test: setup  ## every test but the heavy ones
+	$(BIN)/python -m pytest
+
+test-heavy: setup  ## the long tests
+	$(BIN)/python -m pytest -m heavy --timeout 3600
+
+lint: setup  ## ruff, mypy --strict, the import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## rewrite the code in ruff's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## speed of decoding and of the network on this machine
+	$(BIN)/python benchmarks/speed.py $(IMAGES)
+
+clean:  ## what setup and demo made
+	rm -rf .venv crackvae-demo
