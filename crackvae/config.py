@@ -1,0 +1,174 @@
+"""The one config: frozen, typed, read from TOML, stored in every model artifact.
+
+Its defaults are the reference recipe. An unknown key or a wrong value is an error that names the
+file, the field and the cure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from crackvae.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+# Not strict about the tuple itself, which is a list in TOML and JSON.
+Channels = Annotated[tuple[Positive, Positive, Positive, Positive], Field(strict=False)]
+
+
+class _Section(BaseModel):
+    # strict: true and "10" are no numbers of epochs.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ImageConfig(_Section):
+    """How a file becomes a tile.
+
+    Attributes:
+        tiling: `resize` makes one tile of an image, whatever its shape.
+        tile_size: Side of a tile in pixels; the network halves it four times.
+        min_side: Images with a shorter side are `too_small`, in pixels.
+        max_megapixels: Images with more pixels are `too_large`.
+        max_megabytes: Files with more bytes are `too_large`.
+    """
+
+    tiling: Literal["resize"] = "resize"
+    tile_size: Annotated[int, Field(ge=32, le=512, multiple_of=16)] = 128
+    min_side: Positive = 16
+    max_megapixels: Positive = 200
+    max_megabytes: Positive = 500
+
+
+class NetworkConfig(_Section):
+    """The ConvVAE.
+
+    Attributes:
+        channels: Output channels of the four encoder convolutions; the decoder mirrors them.
+        latent: Dimensions of the latent vector.
+    """
+
+    channels: Channels = (32, 64, 128, 256)
+    latent: Positive = 128
+
+
+class TrainingConfig(_Section):
+    """How the ConvVAE is trained.
+
+    Attributes:
+        epochs: Passes over the training normals.
+        batch_size: Tiles per optimiser step, over all workers together.
+        learning_rate: Of Adam.
+        kl_weight: Weight of the KL term in nats per tile against the mean squared error per pixel.
+        seed: Of weights, shuffling and reparameterisation.
+        precision: `bf16` computes under autocast; `auto` is bf16 where the device is fast at it.
+    """
+
+    epochs: Positive = 10
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    kl_weight: Annotated[float, Field(ge=0.0)] = 1e-5
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class ScoringConfig(_Section):
+    """How tiles are scored and judged.
+
+    Attributes:
+        score: `mse` is the reconstruction error.
+        batch_size: Tiles per pass through the network.
+        precision: As in training. The artifact keeps what `auto` became when it was calibrated.
+        alpha: Share of normals that may be called crack; the threshold follows from it.
+        max_failed_fraction: With a larger share of failed files a job ends with exit code 4.
+    """
+
+    score: Literal["mse"] = "mse"
+    batch_size: Positive = 32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    alpha: Fraction = 0.05
+    max_failed_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+
+
+class Config(_Section):
+    """Everything that decides what a model is and how it scores.
+
+    Attributes:
+        recipe: The recipe whose values hold where the file is silent.
+        image: How a file becomes a tile.
+        network: The ConvVAE.
+        training: How it is trained.
+        scoring: How tiles are scored and judged.
+    """
+
+    recipe: Literal["reference"] = "reference"
+    image: ImageConfig = ImageConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+
+    def changes(self) -> dict[str, Any]:
+        """What differs from the recipe, by dotted key; empty for the recipe itself."""
+        return dict(sorted(_leaves(self).items() - _leaves(Config()).items()))
+
+
+def _leaves(config: Config) -> dict[str, Any]:
+    sections = config.model_dump(exclude={"recipe"})
+    return {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        for key, value in section.items()
+    }
+
+
+def load(path: Path) -> Config:
+    """Reads a TOML file.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, or a key or value in it is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give a TOML file") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    return parse(values, str(path))
+
+
+def parse(values: dict[str, Any], origin: str) -> Config:
+    """Builds a config from nested values.
+
+    Args:
+        values: As read from TOML or JSON.
+        origin: Where they come from, for the error message.
+
+    Raises:
+        ConfigError: A key or value is wrong.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{origin}: {_explain(first['loc'], first)}") from error
+
+
+def _explain(location: tuple[int | str, ...], problem: Any) -> str:
+    field = ".".join(str(part) for part in location)
+    if problem["type"] != "extra_forbidden":
+        return f"{field} = {problem['input']!r}: {problem['msg']}"
+    section: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+    return f"unknown key {field!r}; {hint}"
