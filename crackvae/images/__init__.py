@@ -1,0 +1,1 @@
+"""Bytes to arrays: decoding, tiles, and synthetic concrete."""
