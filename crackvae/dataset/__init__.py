@@ -1,0 +1,1 @@
+"""Where images lie and what each is used for: sources, manifest, twins, splits."""
