@@ -1,0 +1,1 @@
+"""From scores to decisions, metrics and their intervals: NumPy in, numbers out, no files."""

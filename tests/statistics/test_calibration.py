@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from crackvae.errors import InputError
+from crackvae.statistics.calibration import is_anomalous, p_values, threshold
+
+# Few distinct values make many ties; .1 and 1/3 differ between float32 and float64.
+TIED = st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 0.5, 1.0, 7.0])
+DTYPES = st.sampled_from([np.float32, np.float64])
+ALPHAS = st.one_of(
+    st.floats(0.001, 0.999),
+    st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.29, 0.5, 0.58]),
+    st.builds(lambda j, n: j / (j + n), st.integers(1, 60), st.integers(1, 60)),
+)
+
+
+def scores(dtype, max_size=60, elements=None):
+    elements = elements or st.one_of(TIED, st.floats(-10, 10, width=32))
+    return arrays(np.float64, st.integers(1, max_size), elements=elements).map(
+        lambda score_N: score_N.astype(dtype)
+    )
+
+
+def test_p_value_counts_ties_as_at_least_as_anomalous():
+    calibration_n = np.array([3.0, 1.0, 2.0, 2.0])
+    score_N = np.array([0.0, 1.0, 2.0, 2.5, 3.0, 3.1, np.inf, np.nan])
+    expected_N = np.array([5, 5, 4, 2, 2, 1, 1, np.nan]) / 5
+    p_N = p_values(score_N, calibration_n)
+    assert p_N.dtype == np.float64
+    np.testing.assert_array_equal(p_N, expected_N)
+
+
+@settings(max_examples=40)
+@given(st.data(), DTYPES, DTYPES)
+def test_p_value_is_its_formula(data, dtype, calibration_dtype):
+    score_N, calibration_n = data.draw(scores(dtype)), data.draw(scores(calibration_dtype))
+    at_least_N = [sum(float(c) >= float(score) for c in calibration_n) for score in score_N]
+    expected_N = [(1 + k) / (len(calibration_n) + 1) for k in at_least_N]
+    np.testing.assert_array_equal(p_values(score_N, calibration_n), expected_N)
+
+
+@given(st.data(), DTYPES, DTYPES, ALPHAS)
+def test_threshold_and_p_value_never_disagree(data, dtype, calibration_dtype, alpha):
+    score_N, calibration_n = data.draw(scores(dtype)), data.draw(scores(calibration_dtype))
+    # The calibration scores themselves are where a wrong strictness or order statistic shows.
+    score_N = np.concatenate([score_N, calibration_n.astype(dtype), [np.nan]], dtype=dtype)
+    p_N = p_values(score_N, calibration_n)
+    try:
+        t = threshold(calibration_n, alpha)
+    except InputError:
+        assert not (p_N <= alpha).any()
+    else:
+        np.testing.assert_array_equal(is_anomalous(score_N, t), p_N <= alpha)
+
+
+@pytest.mark.parametrize("n", [19, 20, 99, 1000, 1999, 9999])
+@pytest.mark.parametrize("alpha", [0.05, 0.07, 0.29, 0.57, 0.58])
+def test_threshold_agrees_where_alpha_times_n_is_nearly_whole(n, alpha):
+    calibration_n = np.arange(n, dtype=np.float64)
+    score_N = np.arange(-1, n + 1) + 0.5
+    flagged_N = is_anomalous(score_N, threshold(calibration_n, alpha))
+    np.testing.assert_array_equal(flagged_N, p_values(score_N, calibration_n) <= alpha)
+
+
+def test_threshold_is_the_hundredth_largest_of_1999():
+    assert threshold(np.arange(1999), 0.05) == 1999 - 100
+
+
+def test_float32_score_is_not_compared_with_a_rounded_threshold():
+    t = float(np.float32(0.1)) + 1e-12  # rounds to the float32 below it
+    assert not is_anomalous(np.array([0.1], np.float32), t)[0]
+    assert is_anomalous(np.array([0.1], np.float32), float(np.float32(0.1)) - 1e-12)[0]
+
+
+@given(st.floats(0.001, 0.999))
+def test_message_names_the_least_number_that_works(alpha):
+    with pytest.raises(InputError, match=f"^0 calibration scores .* alpha {alpha:g}") as caught:
+        threshold(np.array([]), alpha)
+    needed = int(str(caught.value).split("at least ")[1].split()[0])
+    assert threshold(np.arange(needed), alpha) == needed - 1
+    with pytest.raises(InputError, match=f"{needed - 1} calibration scores are too few"):
+        threshold(np.arange(needed - 1), alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, np.nan])
+def test_alpha_outside_its_range_is_refused(alpha):
+    with pytest.raises(InputError, match="alpha"):
+        threshold(np.arange(100), alpha)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_calibration_that_is_not_finite_is_refused(bad):
+    calibration_n = np.append(np.arange(99.0), bad)
+    with pytest.raises(InputError, match="1 of 100"):
+        p_values(np.zeros(1), calibration_n)
+    with pytest.raises(InputError, match="1 of 100"):
+        threshold(calibration_n, 0.05)
+
+
+def test_false_alarm_rate_is_alpha_on_average():
+    """The promise itself: P(p <= alpha) = floor(alpha (n + 1)) / (n + 1) for continuous scores."""
+    generator = np.random.default_rng(0)
+    score_RN = generator.normal(size=(4000, 40))
+    alarms = [is_anomalous(row[:1], threshold(row[1:], 0.1))[0] for row in score_RN]
+    assert np.mean(alarms) == pytest.approx(0.1, abs=0.015)  # three standard errors

@@ -1,0 +1,142 @@
+import dataclasses
+from math import erf
+
+import numpy as np
+import pytest
+
+from crackvae.errors import InputError
+from crackvae.statistics import intervals
+from crackvae.statistics.intervals import Interval, bootstrap, paired_difference
+from crackvae.statistics.metrics import METRICS, evaluate
+
+
+def photographs(seed, groups=40, size=4, shift=1.0, group_sd=1.0):
+    """Scores whose images share an effect of their photograph; half of the photographs crack."""
+    generator = np.random.default_rng(seed)
+    group_N = np.repeat(np.arange(groups), size)
+    is_crack_N = group_N % 2 == 1
+    effect_N = generator.normal(scale=group_sd, size=groups)[group_N]
+    score_N = shift * is_crack_N + effect_N + generator.normal(size=group_N.size)
+    return score_N, is_crack_N, group_N
+
+
+def draws(is_crack_N, group_N, resamples=200, seed=0):
+    draw = intervals._draw(np.asarray(is_crack_N, dtype=bool), np.asarray(group_N), resamples, seed)
+    return np.concatenate(list(draw))
+
+
+def test_interval_surrounds_the_metric_itself():
+    score_N, is_crack_N, group_N = photographs(0)
+    result = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=100)
+    assert tuple(result) == METRICS
+    assert {name: interval.value for name, interval in result.items()} == pytest.approx(
+        evaluate(score_N, is_crack_N, 0.5)
+    )
+    for interval in result.values():
+        assert 0 <= interval.low <= interval.value <= interval.high <= 1
+        assert interval.low < interval.high
+
+
+def test_equal_seeds_give_equal_intervals_however_the_blocks_are_cut(monkeypatch):
+    score_N, is_crack_N, group_N = photographs(1)
+    first = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=50)
+    monkeypatch.setattr(intervals, "_BLOCK_WEIGHTS", 7 * group_N.size)
+    assert bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=50) == first
+    assert bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=50, seed=1) != first
+
+
+def test_blocks_bound_the_memory():
+    is_crack_N = np.arange(200_000) % 2 == 1
+    shapes = [block.shape for block in intervals._draw(is_crack_N, np.arange(200_000), 5, 0)]
+    assert [rows for rows, _ in shapes] == [2, 2, 1]
+    assert max(rows * n for rows, n in shapes) <= intervals._BLOCK_WEIGHTS
+
+
+def test_groups_are_drawn_whole_and_each_kind_keeps_its_number():
+    group_N = np.array(["b", "a", "b", "c", "a", "d", "e"])
+    is_crack_N = np.array([1, 0, 0, 0, 0, 1, 0])  # b holds both labels, so it is drawn with d
+    weight_RN = draws(is_crack_N, group_N)
+    np.testing.assert_array_equal(weight_RN[:, 0], weight_RN[:, 2])
+    np.testing.assert_array_equal(weight_RN[:, 1], weight_RN[:, 4])
+    assert (weight_RN[:, [0, 5]].sum(axis=1) == 2).all()
+    assert (weight_RN[:, [1, 3, 6]].sum(axis=1) == 3).all()
+    assert set(np.unique(weight_RN)) == {0, 1, 2, 3}
+
+
+def test_multiplicities_are_multinomial():
+    weight_RN = draws(np.zeros(10), np.arange(10), resamples=4000)
+    np.testing.assert_allclose(weight_RN.mean(axis=0), 1, atol=0.06)
+    covariance = np.cov(weight_RN.T)  # .9 on the diagonal, -.1 off it
+    np.testing.assert_allclose(covariance, np.eye(10) - 0.1, atol=0.1)
+
+
+def test_bootstrap_is_the_quantile_of_resampled_data():
+    score_N, is_crack_N, group_N = photographs(2, groups=10)
+    resampled = [
+        evaluate(np.repeat(score_N, weight_N), np.repeat(is_crack_N, weight_N), 0.5)["f1"]
+        for weight_N in draws(is_crack_N, group_N, resamples=60, seed=3)
+    ]
+    f1 = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=60, seed=3, level=0.8)["f1"]
+    assert (f1.low, f1.high) == pytest.approx(tuple(np.quantile(resampled, [0.1, 0.9])))
+
+
+def test_coverage_holds_for_groups_and_fails_without_them():
+    shift, group_sd = 1.5, 1.5
+    # P(crack > normal) for two images, always of different photographs.
+    true_auc = (1 + erf(shift / (2 * np.sqrt(1 + group_sd**2)))) / 2
+    covered = np.zeros(2)
+    simulations = 100
+    for seed in range(simulations):
+        score_N, is_crack_N, group_N = photographs(seed, 60, 4, shift, group_sd)
+        for column, by in enumerate([group_N, np.arange(group_N.size)]):
+            auc = bootstrap(score_N, is_crack_N, by, 0.5, resamples=150, seed=seed)["roc_auc"]
+            covered[column] += auc.low <= true_auc <= auc.high
+    clustered, naive = covered / simulations
+    assert clustered >= 0.88  # nominal .95; .88 is three standard errors below
+    assert naive < 0.82
+
+
+def test_difference_with_itself_is_exactly_zero():
+    score_N, is_crack_N, group_N = photographs(3)
+    result = paired_difference(score_N, score_N, is_crack_N, group_N, 0.5, 0.5, resamples=20)
+    assert set(result.values()) == {Interval(0.0, 0.0, 0.0)}
+
+
+def test_difference_is_signed_and_paired():
+    score_N, is_crack_N, group_N = photographs(4)
+    worse_N = score_N + np.random.default_rng(0).normal(scale=1.0, size=score_N.size)
+    arguments = (is_crack_N, group_N, 0.5, 0.7)
+    better = paired_difference(score_N, worse_N, *arguments, resamples=200)["roc_auc"]
+    assert better.value == pytest.approx(
+        evaluate(score_N, is_crack_N, 0)["roc_auc"] - evaluate(worse_N, is_crack_N, 0)["roc_auc"]
+    )
+    single = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=200)["roc_auc"]
+    assert better.high - better.low < single.high - single.low
+    swapped = paired_difference(worse_N, score_N, is_crack_N, group_N, 0.7, 0.5, resamples=200)
+    assert dataclasses.astuple(swapped["roc_auc"]) == pytest.approx(
+        (-better.value, -better.high, -better.low)
+    )
+    # Each score meets its own threshold.
+    recall = paired_difference(score_N, worse_N, *arguments, resamples=20)["recall"]
+    expected = [evaluate(s, is_crack_N, t)["recall"] for s, t in [(score_N, 0.5), (worse_N, 0.7)]]
+    assert recall.value == pytest.approx(expected[0] - expected[1])
+
+
+def test_undefined_metrics_have_no_interval():
+    score_N, group_N = np.arange(6.0), np.arange(6)
+    result = bootstrap(score_N, np.zeros(6, bool), group_N, 2.5, resamples=20)
+    assert np.isnan(dataclasses.astuple(result["roc_auc"])).all()
+    assert result["accuracy"].low < result["accuracy"].value < result["accuracy"].high
+    empty = bootstrap(np.array([]), np.array([], bool), np.array([]), 0.0, resamples=3)
+    assert np.isnan([dataclasses.astuple(interval) for interval in empty.values()]).all()
+
+
+def test_resamples_without_the_metric_are_left_out():
+    """One flagged image of six: a third of the resamples miss it and have no precision."""
+    result = bootstrap(np.arange(6.0), np.arange(6) == 0, np.arange(6), 4.5, resamples=50)
+    assert result["precision"] == Interval(0.0, 0.0, 0.0)
+
+
+def test_lengths_that_differ_are_refused():
+    with pytest.raises(InputError, match="groups"):
+        bootstrap(np.arange(3.0), np.array([True, False, True]), np.arange(2), 0.0)
