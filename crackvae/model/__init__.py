@@ -1,0 +1,1 @@
+"""The ConvVAE: network, loss, scoring, and the artifact that holds a trained one."""

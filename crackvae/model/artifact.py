@@ -1,0 +1,195 @@
+"""The model artifact: a directory that holds everything needed to score, and no pickle.
+
+::
+
+    artifact.json         config, provenance, and the SHA-256 of each other file; written last
+    weights.safetensors   the network
+    calibration.parquet   the scores of the calibration normals; absent before calibration
+    history.json          one record per epoch
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+from crackvae import config as configuration
+from crackvae import storage
+from crackvae.config import Config
+from crackvae.errors import ArtifactError
+from crackvae.model.network import ConvVAE
+from crackvae.schema import SCHEMA_VERSION
+
+FORMAT = "crackvae model"
+INDEX = "artifact.json"
+WEIGHTS = "weights.safetensors"
+CALIBRATION = "calibration.parquet"
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the n calibration normals scored.
+
+    Attributes:
+        image_id: Of each.
+        score_N: float32; p-values and threshold follow from it.
+        darkness_N: float32; the baseline's threshold follows from it.
+    """
+
+    image_id: list[str]
+    score_N: NDArray[np.float32]
+    darkness_N: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model as it lies on disk.
+
+    Attributes:
+        config: What it was made with; `scoring.precision` is what it was calibrated in.
+        weights: The network's state.
+        calibration: None for a model that is not calibrated yet.
+        history: One record per epoch: epoch, mse, kl, val_mse, images_per_second, seconds.
+        provenance: Data fingerprint, counts, versions, machine, date.
+        fingerprint: SHA-256 of artifact.json, and so of every file.
+    """
+
+    config: Config
+    weights: dict[str, Tensor]
+    calibration: Calibration | None
+    history: list[dict[str, float]]
+    provenance: dict[str, Any]
+    fingerprint: str = ""
+
+    def network(self) -> ConvVAE:
+        """Builds the network and loads its weights, in evaluation mode.
+
+        Raises:
+            ArtifactError: The weights do not fit the config.
+        """
+        network = build_network(self.config)
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ArtifactError(f"{WEIGHTS}: does not fit its config: {reason}") from error
+        return network.eval()
+
+
+def build_network(config: Config) -> ConvVAE:
+    """The network that a config describes, with fresh weights."""
+    return ConvVAE(config.image.tile_size, config.network.channels, config.network.latent)
+
+
+def save(artifact: Artifact, location: str) -> None:
+    """Writes an artifact; until its last file is there, nothing takes it for one."""
+    files = {
+        WEIGHTS: safetensors.torch.save(artifact.weights),
+        HISTORY: json.dumps(artifact.history, indent=1).encode(),
+    }
+    if artifact.calibration is not None:
+        files[CALIBRATION] = _calibration_bytes(artifact.calibration)
+    for name, data in files.items():
+        storage.write_bytes(storage.join(location, name), data)
+    index = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "config": artifact.config.model_dump(mode="json"),
+        "provenance": artifact.provenance,
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    storage.write_bytes(storage.join(location, INDEX), json.dumps(index, indent=1).encode())
+
+
+def is_artifact(location: str) -> bool:
+    """Whether a whole artifact lies there."""
+    return storage.exists(storage.join(location, INDEX))
+
+
+def load(location: str) -> Artifact:
+    """Reads an artifact and checks every byte of it.
+
+    Raises:
+        ArtifactError: It is missing, foreign, newer than this crackvae, truncated or altered.
+    """
+    data, index = _read_index(location)
+    files = {name: _read_file(location, name, sha) for name, sha in index["files"].items()}
+    config = configuration.parse(index["config"], storage.join(location, INDEX))
+    try:
+        weights = safetensors.torch.load(files[WEIGHTS])
+        history = json.loads(files[HISTORY])
+        calibration = _read_calibration(files[CALIBRATION]) if CALIBRATION in files else None
+    except (KeyError, ValueError, SafetensorError, pa.ArrowException) as error:
+        raise ArtifactError(f"{location}: is damaged: {error}") from error
+    fingerprint = hashlib.sha256(data).hexdigest()
+    return Artifact(config, weights, calibration, history, index["provenance"], fingerprint)
+
+
+def _read_index(location: str) -> tuple[bytes, dict[str, Any]]:
+    path = storage.join(location, INDEX)
+    try:
+        data = storage.read_bytes(path)
+    except OSError as error:
+        raise ArtifactError(
+            f"{location}: is no model (it has no {INDEX}); make one with `crackvae train`"
+        ) from error
+    try:
+        index = json.loads(data)
+        version = int(index["schema_version"]) if index["format"] == FORMAT else 0
+        complete = isinstance(index["files"], dict) and isinstance(index["provenance"], dict)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: is damaged or not of a crackvae model") from error
+    if version < 1 or not complete:
+        raise ArtifactError(f"{path}: is not of a crackvae model")
+    if version > SCHEMA_VERSION:
+        raise ArtifactError(f"{path}: was written by a newer crackvae; update this one")
+    return data, index
+
+
+def _read_file(location: str, name: str, sha: str) -> bytes:
+    path = storage.join(location, name)
+    if name not in (WEIGHTS, CALIBRATION, HISTORY):
+        raise ArtifactError(f"{path}: is no part of a crackvae model")
+    try:
+        data = storage.read_bytes(path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: is missing; copy the whole model directory") from error
+    if hashlib.sha256(data).hexdigest() != sha:
+        raise ArtifactError(f"{path}: is truncated or altered; copy the model directory again")
+    return data
+
+
+def _calibration_bytes(calibration: Calibration) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(
+        pa.table(
+            {
+                "image_id": calibration.image_id,
+                "score": calibration.score_N,
+                "darkness": calibration.darkness_N,
+            }
+        ),
+        buffer,
+    )
+    return buffer.getvalue()
+
+
+def _read_calibration(data: bytes) -> Calibration:
+    table = pq.read_table(io.BytesIO(data))
+    return Calibration(
+        table["image_id"].to_pylist(),
+        table["score"].to_numpy(),
+        table["darkness"].to_numpy(),
+    )

@@ -1,0 +1,55 @@
+"""Fixtures that several rooms share: a survey, a tiny model, one Ray for all Ray tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tiny import TINY
+
+from crackvae.dataset import manifest, splitting
+from crackvae.images import synthetic
+
+
+@pytest.fixture(scope="session")
+def survey(tmp_path_factory):
+    """120 normals and 40 cracks in folders that name them."""
+    folder = tmp_path_factory.mktemp("survey") / "images"
+    synthetic.write_survey(folder, normals=120, cracks=40, size=96)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def split_manifest(survey, tmp_path_factory):
+    """The survey's manifest with splits: a path."""
+    path = tmp_path_factory.mktemp("split") / "split.parquet"
+    table, _ = manifest.build([str(survey)])
+    manifest.write(splitting.split(table).table, str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One local Ray for the whole test run."""
+    from crackvae.cluster.session import session
+
+    with session():
+        yield
+
+
+@pytest.fixture(scope="session")
+def model(split_manifest, tmp_path_factory, ray_session):
+    """A tiny model, trained and calibrated by the real job: a path."""
+    from crackvae.cluster import training
+
+    path = tmp_path_factory.mktemp("model") / "model"
+    training.train(str(split_manifest), str(path), TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real photographs; tests that need it are skipped without."""
+    folder = os.environ.get("CRACKVAE_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("CRACKVAE_DATA names no folder of real photographs")
+    return Path(folder)

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from crackvae.config import Config
+from crackvae.model import artifact
+from crackvae.model.loss import vae_loss
+from crackvae.model.network import Output, normalise
+
+
+@pytest.fixture(scope="module")
+def reference():
+    torch.manual_seed(0)
+    return artifact.build_network(Config())
+
+
+def test_the_reference_network_has_the_shapes_and_parameters_of_the_recipe(reference):
+    x_B1HW = torch.rand(2, 1, 128, 128) * 2 - 1
+    x_hat_B1HW, mu_BZ, logvar_BZ = reference(x_B1HW)
+    assert x_hat_B1HW.shape == x_B1HW.shape
+    assert mu_BZ.shape == logvar_BZ.shape == (2, 128)
+    assert x_hat_B1HW.abs().max() <= 1
+    assert sum(p.numel() for p in reference.parameters()) == 7_686_081
+    strides = [m.stride for m in reference.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert strides == [(2, 2)] * 4
+
+
+def test_scoring_uses_the_mean_and_training_samples(reference):
+    x_B1HW = torch.rand(1, 1, 128, 128)
+    with torch.inference_mode():
+        assert torch.equal(reference.reconstruct(x_B1HW), reference.reconstruct(x_B1HW))
+        assert not torch.equal(reference(x_B1HW).x_hat_B1HW, reference(x_B1HW).x_hat_B1HW)
+
+
+def test_gray_levels_become_minus_one_to_one():
+    x_B1HW = normalise(torch.tensor([[[0, 255]]], dtype=torch.uint8))
+    assert x_B1HW.shape == (1, 1, 1, 2)
+    assert x_B1HW.flatten().tolist() == [-1.0, 1.0]
+
+
+def test_the_loss_is_mse_and_weighted_divergence_from_the_prior():
+    torch.manual_seed(1)
+    mu_BZ, logvar_BZ = torch.randn(3, 5), torch.randn(3, 5)
+    x_B1HW, x_hat_B1HW = torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8)
+    loss = vae_loss(Output(x_hat_B1HW, mu_BZ, logvar_BZ), x_B1HW, kl_weight=0.5)
+    posterior = torch.distributions.Normal(mu_BZ, torch.exp(logvar_BZ / 2))
+    prior = torch.distributions.Normal(0.0, 1.0)
+    kl = torch.distributions.kl_divergence(posterior, prior).sum(1).mean()
+    mse = torch.nn.functional.mse_loss(x_hat_B1HW, x_B1HW)
+    torch.testing.assert_close(loss.kl, kl)
+    torch.testing.assert_close(loss.mse, mse)
+    torch.testing.assert_close(loss.total, mse + 0.5 * kl)
