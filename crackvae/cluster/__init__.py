@@ -1,0 +1,1 @@
+"""What runs on Ray: training and surveys. The only room that imports ray."""

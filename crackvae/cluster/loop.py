@@ -1,0 +1,218 @@
+"""What each training worker runs, and the checkpoint it leaves after every epoch.
+
+A checkpoint is weights and optimiser state as safetensors and a JSON file; nothing is pickled.
+Random numbers of an epoch follow from seed, epoch and worker, so that a training that was killed
+and went on draws what an undisturbed one draws.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import safetensors.torch
+import torch
+import torch.distributed
+from torch import Tensor
+
+from crackvae import config as configuration
+from crackvae.model import artifact, backend
+from crackvae.model.loss import vae_loss
+from crackvae.model.network import ConvVAE, normalise
+
+_SHUFFLE_ROWS = 8192  # tiles held for shuffling: 128 MB at 128x128
+_VAL_BATCH = 32
+_WEIGHTS, _OPTIMISER, _STATE = "weights.safetensors", "optimiser.safetensors", "state.json"
+
+Record = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after an epoch.
+
+    Attributes:
+        weights: Of the network.
+        history: One record per epoch so far.
+    """
+
+    weights: dict[str, Tensor]
+    history: list[Record]
+
+
+def describe(record: Record, epochs: int) -> str:
+    """An epoch's record as a line."""
+    left = (epochs - record["epoch"]) * record["seconds"]
+    return (
+        f"epoch {record['epoch']:.0f}/{epochs}  mse {record['mse']:.5f}  kl {record['kl']:.1f}  "
+        f"validation mse {record['val_mse']:.5f}  {record['images_per_second']:.0f} images/s  "
+        f"{left // 60:.0f}:{left % 60:02.0f} left"
+    )
+
+
+def train_worker(options: dict[str, Any]) -> None:
+    """The training loop of one Ray Train worker.
+
+    Args:
+        options: config, precision, start_from (a model's location or None), threads, and the
+            queue that progress goes to.
+    """
+    config = configuration.parse(options["config"], "training")
+    world, rank = (
+        ray.train.get_context().get_world_size(),
+        ray.train.get_context().get_world_rank(),
+    )
+    torch.set_num_threads(options["threads"])
+    torch.manual_seed(config.training.seed)
+    network = artifact.build_network(config)
+    if options["start_from"]:
+        network.load_state_dict(artifact.load(options["start_from"]).weights)
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
+    history = _restore(network, optimiser)
+    device = ray.train.torch.get_device()
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _move(optimiser, device)
+    wrapped = ray.train.torch.prepare_model(network)
+    tiles = ray.train.get_dataset_shard("train")
+    val_tiles = ray.train.get_dataset_shard("val")
+    seen = sum(record["images"] for record in history)
+    for epoch in range(len(history) + 1, config.training.epochs + 1):
+        start = time.monotonic()
+        seed = config.training.seed * 1_000_003 + epoch
+        torch.manual_seed(seed * world + rank)
+        sums = torch.zeros(3, dtype=torch.float64)  # squared error, KL, images
+        reported = start
+        for tile_BHW in _batches(tiles, config.training.batch_size // world, seed, device):
+            with backend.autocast(device.type, options["precision"]):
+                x_B1HW = normalise(tile_BHW)
+                loss = vae_loss(wrapped(x_B1HW), x_B1HW, config.training.kl_weight)
+            optimiser.zero_grad(set_to_none=True)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            count = len(tile_BHW)
+            sums += torch.tensor([loss.mse.item() * count, loss.kl.item() * count, count])
+            if rank == 0 and time.monotonic() - reported > 1:
+                reported = time.monotonic()
+                options["queue"].put({"images": seen + int(sums[2]) * world})
+        _add_up(sums)
+        trained = time.monotonic() - start
+        record = {
+            "epoch": epoch,
+            "mse": float(sums[0] / sums[2]),
+            "kl": float(sums[1] / sums[2]),
+            "val_mse": _validate(network, val_tiles, device, options["precision"], world, rank),
+            "images": int(sums[2]),
+            "images_per_second": float(sums[2]) / trained,
+            "seconds": time.monotonic() - start,
+        }
+        seen += record["images"]
+        history.append(record)
+        _report(network, optimiser, history, rank)
+        if rank == 0:
+            options["queue"].put({"images": seen, "record": record})
+
+
+def _batches(tiles: Any, size: int, seed: int, device: torch.device) -> Iterator[Tensor]:
+    for batch in tiles.iter_torch_batches(
+        batch_size=max(1, size),
+        local_shuffle_buffer_size=_SHUFFLE_ROWS,
+        local_shuffle_seed=seed,
+        drop_last=False,
+        device=device,
+        prefetch_batches=2,
+    ):
+        yield batch["tile"]
+
+
+@torch.inference_mode()
+def _validate(
+    network: ConvVAE, tiles: Any, device: torch.device, precision: str, world: int, rank: int
+) -> float:
+    """Mean squared error of the validation normals, from the mean, without sampling.
+
+    Every worker sees all of them and computes its share of the batches: splitting the dataset
+    would drop the remainder.
+    """
+    sums = torch.zeros(2, dtype=torch.float64)
+    network.eval()
+    for index, batch in enumerate(tiles.iter_torch_batches(batch_size=_VAL_BATCH, device=device)):
+        if index % world != rank:
+            continue
+        x_B1HW = normalise(batch["tile"])
+        with backend.autocast(device.type, precision):
+            x_hat_B1HW = network.reconstruct(x_B1HW)
+        error_B = (x_hat_B1HW.float() - x_B1HW).square().mean(dim=(1, 2, 3))
+        sums += torch.tensor([float(error_B.double().sum()), len(error_B)])
+    network.train()
+    _add_up(sums)
+    return float(sums[0] / sums[1])
+
+
+def _add_up(sums: Tensor) -> None:
+    """Sums over the workers, in place."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        device = ray.train.torch.get_device()
+        everywhere = sums.to(device)
+        torch.distributed.all_reduce(everywhere)
+        sums.copy_(everywhere.cpu())
+
+
+def _report(
+    network: ConvVAE, optimiser: torch.optim.Adam, history: list[Record], rank: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if rank == 0:
+            names = [name for name, _ in network.named_parameters()]
+            state = optimiser.state_dict()["state"]
+            tensors = {
+                f"{names[i]}:{key}": value.contiguous()
+                for i, slots in state.items()
+                for key, value in slots.items()
+            }
+            weights = {k: v.contiguous() for k, v in network.state_dict().items()}
+            safetensors.torch.save_file(weights, Path(folder, _WEIGHTS))
+            safetensors.torch.save_file(tensors, Path(folder, _OPTIMISER))
+            Path(folder, _STATE).write_text(json.dumps(history))
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(history[-1], checkpoint=checkpoint)
+
+
+def read_checkpoint(checkpoint: ray.train.Checkpoint) -> Checkpoint:
+    """Reads what the last epoch left."""
+    with checkpoint.as_directory() as folder:
+        weights = safetensors.torch.load_file(Path(folder, _WEIGHTS))
+        history = json.loads(Path(folder, _STATE).read_text())
+    return Checkpoint(weights, history)
+
+
+def _restore(network: ConvVAE, optimiser: torch.optim.Adam) -> list[Record]:
+    """Loads the last checkpoint of this training, if there is one; returns its history."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return []
+    with checkpoint.as_directory() as folder:
+        tensors = safetensors.torch.load_file(Path(folder, _OPTIMISER))
+    saved = read_checkpoint(checkpoint)
+    network.load_state_dict(saved.weights)
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, (name, _) in enumerate(network.named_parameters()):
+        state[index] = {key: tensors[f"{name}:{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+    return saved.history
+
+
+def _move(optimiser: torch.optim.Adam, device: torch.device) -> None:
+    """Moves the moments to where the weights went; step counts stay on the CPU."""
+    for slots in optimiser.state.values():
+        for key, value in slots.items():
+            if key != "step":
+                slots[key] = value.to(device)

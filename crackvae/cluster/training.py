@@ -1,0 +1,287 @@
+"""Training the ConvVAE with Ray Train, from a manifest with splits to a calibrated artifact."""
+
+from __future__ import annotations
+
+import json
+import platform
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Empty, Queue
+
+import crackvae
+from crackvae import storage
+from crackvae.cluster import loop, session, survey
+from crackvae.cluster.decoding import decode_batch
+from crackvae.config import Config
+from crackvae.dataset import manifest
+from crackvae.errors import InputError, RefusedError, TooManyFailedError
+from crackvae.model import artifact
+from crackvae.model.artifact import Artifact, Calibration
+from crackvae.model.backend import Backend
+from crackvae.run import directory, shards
+from crackvae.schema import Label, Split, Status
+from crackvae.statistics import calibration
+from crackvae.terminal import log, progress
+
+WORK = ".training"  # below the model's directory; gone when the model is complete
+FACTS = "training.json"
+UNCALIBRATED = "uncalibrated"
+_BLOCK_ROWS = 512  # tiles per block: 8 MB at 128x128
+
+
+def train(
+    manifest_location: str,
+    out: str,
+    config: Config,
+    *,
+    workers: int | None = None,
+    start_from: str | None = None,
+    device: str = "auto",
+) -> Artifact:
+    """Trains on the split `train`, calibrates on the normals of `val`, writes the artifact.
+
+    After a kill the same call goes on from the last epoch. Crack images are never looked at.
+
+    Args:
+        manifest_location: A manifest with splits.
+        out: Directory of the artifact.
+        config: What to train.
+        workers: Training processes; by default one per GPU, or one on CPUs.
+        start_from: A model whose weights to begin with.
+        device: `cpu`, `cuda` or `auto`.
+
+    Raises:
+        InputError: The manifest has no training or too few validation normals.
+        RefusedError: The directory holds something else.
+        TooManyFailedError: Too many training images cannot be read.
+    """
+    table = manifest.read(manifest_location)
+    train_rows, val_rows = _normals(table, Split.TRAIN), _normals(table, Split.VAL)
+    if train_rows.num_rows == 0:
+        raise InputError(f"{manifest_location}: no normal has split 'train'; run `crackvae split`")
+    # Fails now, not after training, where alpha asks for more calibration normals.
+    calibration.threshold(np.zeros(val_rows.num_rows), config.scoring.alpha)
+    base = artifact.load(start_from) if start_from else None
+    facts = {
+        "config": config.model_dump(mode="json"),
+        "data": _fingerprint(train_rows, val_rows),
+        "start_from": base.fingerprint if base else None,
+    }
+    if artifact.is_artifact(out):
+        return _finished(out, facts)
+    _claim(out, facts)
+    with session.session():
+        computed_on = survey.resolve_backend(device, config.training.precision)
+        trained, failed = _fit(train_rows, val_rows, out, config, workers, base, computed_on)
+        provenance = {
+            **facts,
+            "train_normals": train_rows.num_rows,
+            "failed_images": failed,
+            "trained_on": computed_on.as_dict(),
+            "machine": f"{platform.machine()}, {session.cores()} cores",
+            "crackvae": crackvae.__version__,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        model = Artifact(config, trained.weights, None, trained.history, provenance)
+        model = calibrate(model, val_rows, storage.join(out, WORK), device)
+    artifact.save(model, out)
+    storage.remove(storage.join(out, WORK))
+    return artifact.load(out)
+
+
+def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Artifact:
+    """Scores held-out normals and keeps their scores in the artifact. Needs a session.
+
+    Args:
+        model: A trained model.
+        normals: Manifest rows of normals that it was not trained on.
+        work: A directory for the scoring run; it may hold a part of it already.
+        device: `cpu`, `cuda` or `auto`.
+
+    Raises:
+        InputError: Too few of them can be scored for the asked alpha.
+    """
+    computed_on = survey.resolve_backend(device, model.config.scoring.precision)
+    scoring = model.config.scoring.model_copy(update={"precision": computed_on.precision})
+    config = model.config.model_copy(update={"scoring": scoring})
+    uncalibrated = storage.join(work, UNCALIBRATED)
+    artifact.save(Artifact(config, model.weights, None, [], {}), uncalibrated)
+    facts = {
+        "model": artifact.load(uncalibrated).fingerprint,
+        "backend": computed_on.as_dict(),
+    }
+    location = storage.join(work, "calibration")
+    if directory.exists(location):
+        run = directory.open_run(location)
+        directory.check_same(run, facts)
+    else:
+        run = directory.create(location, normals, pa.nulls(normals.num_rows, pa.string()), facts)
+    survey.score_missing(run, uncalibrated, computed_on)
+    parts = pa.concat_tables([shards.read_part(run, n) for n in range(run.shards)])
+    scored = parts.filter(pc.equal(parts["status"], str(Status.OK)))
+    kept = Calibration(
+        scored["image_id"].to_pylist(), scored["score"].to_numpy(), scored["darkness"].to_numpy()
+    )
+    calibration.threshold(kept.score_N, scoring.alpha)
+    provenance = {**model.provenance, "calibrated_on": computed_on.as_dict()}
+    return Artifact(config, model.weights, kept, model.history, provenance)
+
+
+def _normals(table: pa.Table, split: Split) -> pa.Table:
+    return manifest.rows(table, split=split, label=Label.NORMAL)
+
+
+def _fingerprint(*tables: pa.Table) -> str:
+    """SHA-256 of what the images of each table contain; names and places do not matter."""
+    digest = sha256()
+    for table in tables:
+        digest.update("".join(sorted(map(str, table["content_hash"].to_pylist()))).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _finished(out: str, facts: Mapping[str, Any]) -> Artifact:
+    model = artifact.load(out)
+    _refuse_other(out, model.provenance, facts)
+    log.info("%s is already trained", out)
+    return model
+
+
+def _claim(out: str, facts: Mapping[str, Any]) -> None:
+    path = storage.join(out, WORK, FACTS)
+    if storage.exists(path):
+        _refuse_other(out, json.loads(storage.read_bytes(path)), facts)
+        log.info("going on with the training in %s", out)
+        return
+    if next(storage.list_files(out), None) is not None:
+        raise RefusedError(f"{out}: holds something that is no model; give an empty directory")
+    storage.write_bytes(path, json.dumps(facts, indent=1).encode())
+
+
+def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    differs = [name for name in facts if was.get(name) != facts[name]]
+    if "config" in differs:
+        old, new = (_flat(source["config"]) for source in (was, facts))
+        differs = [
+            f"{key} was {old.get(key)!r}, is {value!r}"
+            for key, value in new.items()
+            if old.get(key) != value
+        ]
+    if differs:
+        raise RefusedError(
+            f"{out}: is of another training ({'; '.join(differs)} differs); give a new --out"
+        )
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, values in config.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
+
+
+def _fit(
+    train_rows: pa.Table,
+    val_rows: pa.Table,
+    out: str,
+    config: Config,
+    workers: int | None,
+    base: Artifact | None,
+    computed_on: Backend,
+) -> tuple[loop.Checkpoint, int]:
+    tiles, failed = _tiles(train_rows, config)
+    val_tiles, val_failed = _tiles(val_rows, config)
+    on_gpu = computed_on.device == "cuda"
+    count = workers or (session.gpus() if on_gpu else 1)
+    queue = Queue(actor_options={"num_cpus": 0})
+    if base is not None:
+        artifact.save(base, storage.join(out, WORK, "start"))
+    trainer = TorchTrainer(
+        loop.train_worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "precision": computed_on.precision,
+            "start_from": storage.join(out, WORK, "start") if base else None,
+            "threads": max(1, session.cores() // count),
+            "queue": queue,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=count, use_gpu=on_gpu, resources_per_worker={"CPU": 1, "GPU": int(on_gpu)}
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=storage.absolute(storage.join(out, WORK)),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=ray.train.FailureConfig(max_failures=2),
+        ),
+        datasets={"train": tiles, "val": val_tiles},
+        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+    )
+    with _Monitor(queue, config.training.epochs, tiles.count()):
+        result = trainer.fit()
+    if result.checkpoint is None:
+        raise RefusedError(f"{out}: training left no checkpoint; run the same command again")
+    return loop.read_checkpoint(result.checkpoint), failed + val_failed
+
+
+def _tiles(rows: pa.Table, config: Config) -> tuple[ray.data.Dataset, int]:
+    """Decodes and shuffles images, once: the tiles stay in Ray's object store between epochs."""
+    uris = rows.select(["uri"])
+    blocks = [uris.slice(start, _BLOCK_ROWS) for start in range(0, len(uris), _BLOCK_ROWS)]
+    decoded = (
+        ray.data.from_arrow(blocks)
+        .map_batches(partial(decode_batch, image=config.image), batch_size=None, num_cpus=1)
+        .random_shuffle(seed=config.training.seed)
+        .materialize()
+    )
+    missing = len(uris) - decoded.count()
+    if missing > config.scoring.max_failed_fraction * len(uris):
+        raise TooManyFailedError(
+            f"{missing} of {len(uris)} images cannot be read; see them with `crackvae score`"
+        )
+    if missing:
+        log.warning("%d of %d images cannot be read and are left out", missing, len(uris))
+    return decoded, missing
+
+
+class _Monitor:
+    """Shows what the workers put into a queue: one line an epoch, and a bar between."""
+
+    def __init__(self, queue: Queue, epochs: int, tiles: int) -> None:
+        self._queue, self._epochs, self._tiles = queue, epochs, tiles
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with progress("training", self._epochs * self._tiles, "images") as advance:
+            shown = 0
+            while not (self._stop.is_set() and self._queue.empty()):
+                try:
+                    item = self._queue.get(timeout=0.5)
+                except Empty:
+                    continue
+                advance(item["images"] - shown)
+                shown = item["images"]
+                if "record" in item:
+                    log.info(loop.describe(item["record"], self._epochs))

@@ -1,0 +1,61 @@
+"""Training jobs on a real local Ray."""
+
+import pytest
+from tiny import TINY
+
+from crackvae.cluster import training
+from crackvae.config import Config
+from crackvae.dataset import manifest
+from crackvae.errors import InputError, RefusedError
+from crackvae.model import artifact
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_trained_model_is_calibrated_on_validation_normals(model, split_manifest):
+    loaded = artifact.load(str(model))
+    val = manifest.rows(manifest.read(str(split_manifest)), split="val", label="normal")
+    assert sorted(loaded.calibration.image_id) == sorted(val["image_id"].to_pylist())
+    assert [record["epoch"] for record in loaded.history] == [1, 2, 3]
+    assert loaded.history[-1]["val_mse"] < loaded.history[0]["val_mse"]
+    assert loaded.provenance["train_normals"] == 72
+    assert loaded.config.scoring.precision in ("fp32", "bf16")
+    assert not (model / ".training").exists()
+
+
+def test_training_again_says_so_and_another_config_is_refused(model, split_manifest, caplog):
+    again = training.train(str(split_manifest), str(model), TINY)
+    assert again.fingerprint == artifact.load(str(model)).fingerprint
+    other = TINY.model_copy(update={"training": TINY.training.model_copy(update={"epochs": 9})})
+    with pytest.raises(RefusedError, match=r"training\.epochs was 3, is 9"):
+        training.train(str(split_manifest), str(model), other)
+
+
+def test_two_workers_reach_the_validation_loss_of_one(model, split_manifest, tmp_path, ray_session):
+    one = artifact.load(str(model)).history
+    two = training.train(str(split_manifest), str(tmp_path / "model"), TINY, workers=2).history
+    assert two[-1]["images"] == one[-1]["images"]
+    gained = one[0]["val_mse"] - one[-1]["val_mse"]
+    assert abs(two[-1]["val_mse"] - one[-1]["val_mse"]) < gained / 2
+
+
+def test_training_on_from_a_model_begins_where_it_ended(
+    model, split_manifest, tmp_path, ray_session
+):
+    first = artifact.load(str(model))
+    on = training.train(str(split_manifest), str(tmp_path / "model"), TINY, start_from=str(model))
+    assert on.history[0]["val_mse"] < first.history[0]["val_mse"]
+    assert on.provenance["start_from"] == first.fingerprint
+
+
+def test_too_few_calibration_normals_are_found_before_training(split_manifest, tmp_path):
+    with pytest.raises(InputError, match=r"too few for alpha 0\.05"):
+        training.train(str(split_manifest), str(tmp_path / "model"), Config())
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_manifest_without_splits_is_refused(survey, tmp_path):
+    table, _ = manifest.build([str(survey)])
+    manifest.write(table, str(tmp_path / "manifest.parquet"))
+    with pytest.raises(InputError, match="run `crackvae split`"):
+        training.train(str(tmp_path / "manifest.parquet"), str(tmp_path / "model"), TINY)
