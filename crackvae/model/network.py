@@ -34,6 +34,10 @@ class ConvVAE(nn.Module):
     the reference's tile size 128, channels (32, 64, 128, 256) and latent 128 it has 7,686,081
     parameters and costs 424 MFLOP a tile.
 
+    No ReLU follows the decoder's linear layer: with one, unused latent dimensions, which are pure
+    noise in training, shift its output when they are zero in scoring. On METU after two epochs
+    the reconstruction from the mean then had an error of 0.022, from a sample of 0.0045.
+
     Args:
         tile_size: Side of a tile in pixels, a multiple of 16.
         channels: Output channels of the four encoder convolutions.
@@ -49,14 +53,14 @@ class ConvVAE(nn.Module):
         for inner, outer in zip((1, *channels), channels, strict=False):
             encoder += [nn.Conv2d(inner, outer, 4, stride=2, padding=1), nn.ReLU()]
             up = nn.ConvTranspose2d(outer, inner, 4, stride=2, padding=1)
-            decoder = [nn.ReLU(), up, *decoder]
+            decoder = [up, nn.ReLU(), *decoder]
         self.encoder = nn.Sequential(*encoder, nn.Flatten())
         self.to_mu = nn.Linear(features, latent)
         self.to_logvar = nn.Linear(features, latent)
         self.decoder = nn.Sequential(
             nn.Linear(latent, features),
             nn.Unflatten(1, (channels[-1], side, side)),
-            *decoder,
+            *decoder[:-1],
             nn.Tanh(),
         )
 
