@@ -1,0 +1,95 @@
+"""The pictures of a finished run, as PNG files in its figures/.
+
+::
+
+    scores.png                                        histogram with the threshold
+    roc.png                                           against the darkness baseline; needs labels
+    training.png                                      of the model
+    {true,false}_{positives,negatives}.png            galleries of what is labelled
+    findings.png                                      gallery of what is not labelled
+    reconstructions.png                               original, reconstruction, error
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from crackvae import storage
+from crackvae.errors import InputError
+from crackvae.model import artifact
+from crackvae.report import tables
+from crackvae.run import directory, finalize
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
+
+FIGURES = "figures"
+
+_COLUMNS = ["image_id", "uri", "label", "set", "score", "p_value", "prediction", "darkness"]
+_STYLE: dict[RcKeyType, Any] = {
+    "font.size": 10,
+    "figure.titlesize": 12,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "text.parse_math": False,  # image ids may hold dollar signs
+}
+
+
+def draw(run_location: str, model_location: str) -> list[str]:
+    """Draws every picture that the run has data for.
+
+    Args:
+        run_location: A finished run.
+        model_location: The model artifact that scored it.
+
+    Returns:
+        Locations of the PNG files.
+
+    Raises:
+        InputError: The run is not finished, or another model scored it.
+        ArtifactError: There is no usable model.
+    """
+    run = directory.open_run(run_location)
+    if not run.finished:
+        raise InputError(f"{run_location}: is not finished; run the same command again")
+    model = artifact.load(model_location)
+    if run.facts.get("model") != model.fingerprint:
+        raise InputError(f"{model_location}: is not the model that scored {run_location}")
+
+    import matplotlib as mpl  # takes a second, which only pictures are worth
+
+    from crackvae.report import curves, galleries
+
+    metrics = finalize.read_metrics(run_location)
+    results = finalize.read_results(run_location, _COLUMNS)
+    scored = results.filter(pc.is_valid(results["score"]))
+    with mpl.rc_context(_STYLE):
+        figures = {"training": curves.training(model.history)}
+        if scored.num_rows:
+            figures["scores"] = curves.scores(scored, metrics["threshold"])
+            figures |= galleries.draw(scored, model, metrics["threshold"]["value"])
+        sets = [metrics["sets"][name] for name in tables.reported_sets(metrics)]
+        if any(card["roc_auc"]["value"] is not None for card in sets):
+            figures["roc"] = curves.roc(scored, metrics)
+        # All of them first: whoever interrupts the drawing leaves no half of a set behind.
+        images = {f"{name}.png": _png(figure) for name, figure in figures.items()}
+    folder = storage.join(run_location, FIGURES)
+    for name, data in images.items():
+        storage.write_bytes(storage.join(folder, name), data)
+    return [storage.join(folder, name) for name in images]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # A file's name may hold letters that the font lacks: a box is drawn for each.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

@@ -1,0 +1,122 @@
+"""metrics.json in words: Markdown tables that also read well on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crackvae.schema import EvaluationSet, Label, Status
+from crackvae.statistics.metrics import METRICS
+
+SCORE, BASELINE = "mse", "darkness"
+
+_NAMES = {
+    "roc_auc": "ROC-AUC",
+    "average_precision": "average precision",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "fpr_at_95_recall": "false alarms at 95% recall",
+    "recall_at_1pct_fpr": "recall at 1% false alarms",
+}
+_CELLS = ("tn", "fp", "fn", "tp")
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, padded so that its columns are straight where it is read as text.
+
+    Args:
+        header: A name per column; the first column is set flush left, all others flush right.
+        rows: Cells, as many in each row as in the header.
+
+    Returns:
+        Lines without a final newline.
+    """
+    lines = [[cell.replace("|", r"\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return f"| {' | '.join([first, *rest])} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(lines[0]), line(rule), *map(line, lines[1:])])
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> str:
+    """Every metric with its interval, then the confusion matrices, beside the baseline's.
+
+    Args:
+        metrics: What metrics.json holds, of a run with labels.
+
+    Returns:
+        Two Markdown tables, an empty line between them.
+    """
+    cards = {
+        (name, score): card
+        for name in reported_sets(metrics)
+        for score, card in scorecards(metrics, name).items()
+    }
+    by_metric = [
+        [_NAMES[metric], *(interval(card[metric]) for card in cards.values())] for metric in METRICS
+    ]
+    by_card = [
+        [f"{name} {score}", f"{sum(card['confusion'].values()):,}",
+         *(f"{card['confusion'][cell]:,}" for cell in _CELLS), f"{card['threshold']:.4g}"]
+        for (name, score), card in cards.items()
+    ]  # fmt: skip
+    columns = ["value [95% interval]", *(f"{name} {score}" for name, score in cards)]
+    confusion = ["threshold's decisions", "images", *map(str.upper, _CELLS), "threshold"]
+    return f"{markdown(columns, by_metric)}\n\n{markdown(confusion, by_card)}"
+
+
+def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What became of the files of a run: first what was not scored, and why.
+
+    Args:
+        metrics: What metrics.json holds.
+    """
+    counts, threshold = metrics["counts"], metrics["threshold"]
+    failed = {status: n for status, n in counts["status"].items() if status != Status.OK}
+    lines = []
+    if failed:
+        reasons = ", ".join(f"{count:,} {status}" for status, count in failed.items())
+        lines.append(
+            f"{sum(failed.values()):,} of {counts['files']:,} files not scored: {reasons} "
+            "(the message of each is in results.csv)"
+        )
+    lines.append(f"{counts['scored']:,} of {counts['files']:,} files scored")
+    if counts["scored"]:
+        lines.append(
+            f"{counts['predicted'][Label.CRACK]:,} flagged as crack "
+            f"({metrics['flagged_fraction']:.1%}) at alpha {threshold['alpha']:g}"
+        )
+    lines.append(
+        f"threshold {threshold['value']:.4g}, from {threshold['calibration_normals']:,} "
+        "calibration normals"
+    )
+    return lines
+
+
+def reported_sets(metrics: Mapping[str, Any]) -> list[str]:
+    """The sets to show: `all` only where the run tells no internal from external ones."""
+    sets = list(metrics["sets"])
+    return [name for name in sets if name != EvaluationSet.ALL] or sets
+
+
+def scorecards(metrics: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
+    """The metrics of a set, by score: the model's, then the baseline's."""
+    card = metrics["sets"][name]
+    return {SCORE: card, BASELINE: card["baselines"][BASELINE]}
+
+
+def interval(metric: Mapping[str, float | None]) -> str:
+    """A metric with its interval, `-` where it is undefined."""
+    value, low, high = metric["value"], metric["low"], metric["high"]
+    if value is None:
+        return "-"
+    if low is None or high is None:
+        return f"{value:.4f}"
+    return f"{value:.4f} [{low:.4f}, {high:.4f}]"

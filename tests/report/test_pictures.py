@@ -1,0 +1,215 @@
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from crackvae import storage
+from crackvae.config import Config, ImageConfig, NetworkConfig
+from crackvae.dataset import manifest
+from crackvae.dataset.sources import Reader
+from crackvae.dataset.tiles import read_tiles
+from crackvae.errors import InputError
+from crackvae.images import synthetic
+from crackvae.model import artifact
+from crackvae.model.artifact import Artifact, Calibration
+from crackvae.model.scorer import TileScorer
+from crackvae.report import galleries, pictures
+from crackvae.run import directory, finalize, shards
+from crackvae.run.finalize import Judge
+
+NORMALS, CRACKS = 24, 20
+GALLERIES = {"true_positives", "false_positives", "false_negatives", "true_negatives"}
+ALWAYS = {"scores", "training", "reconstructions"}
+CONFIG = Config(
+    image=ImageConfig(tile_size=32), network=NetworkConfig(channels=(4, 4, 4, 4), latent=4)
+)
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("survey")
+    synthetic.write_survey(folder, normals=NORMALS, cracks=CRACKS, size=64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(survey, tmp_path_factory):
+    """An untrained model, calibrated on the first normals of the survey."""
+    location = str(tmp_path_factory.mktemp("model") / "model")
+    weights = artifact.build_network(CONFIG).state_dict()
+    history = [
+        {"epoch": epoch, "mse": 0.02 / epoch, "kl": 20.0 + epoch, "val_mse": 0.021 / epoch}
+        for epoch in (1, 2, 3)
+    ]
+    untrained = Artifact(CONFIG, weights, None, history, {})
+    uris = [storage.to_uri(str(path)) for path in sorted((survey / "normal").iterdir())[:20]]
+    with Reader() as reader:
+        tiles, part = read_tiles(uris, CONFIG.image, reader)
+    scores = TileScorer(untrained, "cpu", "fp32").score(tiles)
+    calibration = Calibration(uris, scores, part["darkness"].to_numpy())
+    artifact.save(Artifact(CONFIG, weights, calibration, history, {}), location)
+    return location
+
+
+def start(location, survey, model, labels=True):
+    """A run whose shards are not scored yet."""
+    table, _ = manifest.build([str(survey)])
+    if not labels:
+        column = table.schema.get_field_index("label")
+        table = table.set_column(column, "label", pa.nulls(len(table), pa.string()))
+    sets = pa.array(
+        ["internal" if row % 2 and labels else "external" if labels else None
+         for row in range(len(table))], pa.string()
+    )  # fmt: skip
+    facts = {"model": artifact.load(model).fingerprint}
+    return directory.create(str(location), table, sets, facts)
+
+
+def finish(run, model):
+    loaded = artifact.load(model)
+    scorer = TileScorer(loaded, "cpu", "fp32")
+    for number in range(run.shards):
+        shard = run.shard(number)
+        with Reader() as reader:
+            tiles, part = read_tiles(shard["uri"].to_pylist(), CONFIG.image, reader)
+        scores = pa.array(scorer.score(tiles), mask=np.asarray(part["status"]) != "ok")
+        for column in ("score", "reconstruction_error"):
+            part = part.set_column(part.schema.get_field_index(column), column, scores)
+        part = part.set_column(0, "image_id", shard["image_id"])
+        shards.write_part(run.location, run.identity, number, part)
+    kept = loaded.calibration
+    finalize.finalize(run, Judge(kept.score_N, kept.darkness_N, 0.1))
+
+
+def names(locations):
+    return {Path(location).stem for location in locations}
+
+
+def assert_are_pictures(locations):
+    for location in locations:
+        with Image.open(location) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 200
+            assert len(np.unique(np.asarray(image.convert("L")))) > 20
+
+
+@pytest.fixture(scope="module")
+def labelled_run(survey, model, tmp_path_factory):
+    run = start(tmp_path_factory.mktemp("labelled") / "run", survey, model)
+    finish(run, model)
+    return run
+
+
+@pytest.fixture(scope="module")
+def unlabelled_run(survey, model, tmp_path_factory):
+    run = start(tmp_path_factory.mktemp("unlabelled") / "run", survey, model, labels=False)
+    finish(run, model)
+    return run
+
+
+def drawn_galleries(run, model):
+    threshold = finalize.read_metrics(run.location)["threshold"]["value"]
+    return galleries.draw(finalize.read_results(run.location), artifact.load(model), threshold)
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_a_labelled_run_has_every_picture_but_findings(labelled_run, model):
+    drawn = pictures.draw(labelled_run.location, model)
+    assert names(drawn) == ALWAYS | GALLERIES | {"roc"}
+    assert all(location.startswith(f"{labelled_run.location}/figures/") for location in drawn)
+    assert_are_pictures(drawn)
+
+
+def test_a_run_without_labels_has_findings_and_no_roc(unlabelled_run, model):
+    drawn = pictures.draw(unlabelled_run.location, model)
+    assert names(drawn) == ALWAYS | {"findings"}
+    assert_are_pictures(drawn)
+    first = [storage.read_bytes(location) for location in drawn]
+    again = pictures.draw(unlabelled_run.location, model)
+    assert [storage.read_bytes(location) for location in again] == first
+
+
+def test_galleries_hold_what_they_say_in_order(labelled_run, model):
+    figures = drawn_galleries(labelled_run, model)
+    results = finalize.read_results(labelled_run.location).to_pandas()
+    for name, label, prediction, ascending in (
+        ("true_positives", "crack", "crack", False),
+        ("false_positives", "normal", "crack", False),
+        ("false_negatives", "crack", "normal", True),
+        ("true_negatives", "normal", "normal", False),
+    ):
+        rows = results[(results["label"] == label) & (results["prediction"] == prediction)]
+        rows = rows.sort_values("score", ascending=ascending, kind="stable")[:16]
+        assert [text.split("\n")[0] for text in texts(figures[name])] == list(rows["image_id"])
+
+
+def test_every_heat_map_has_the_scale_of_the_threshold(labelled_run, model):
+    threshold = finalize.read_metrics(labelled_run.location)["threshold"]["value"]
+    for figure in drawn_galleries(labelled_run, model).values():
+        maps = [image for image in figure.axes[0].images if image.cmap.name != "gray"]
+        assert {image.get_clim() for image in maps} <= {(0, galleries.SCALE * threshold)}
+        assert len(figure.axes) == 2  # pictures and colour bar
+
+
+def test_images_that_are_gone_have_cells_that_say_so(survey, model, tmp_path):
+    copy = tmp_path / "survey"
+    shutil.copytree(survey, copy)
+    run = start(tmp_path / "run", copy, model, labels=False)
+    finish(run, model)
+    shutil.rmtree(copy / "crack")
+    found = texts(drawn_galleries(run, model)["findings"])
+    captions = [text for text in found if text != "image is gone"]
+    assert len(captions) == 16
+    assert len(found) - 16 == sum(text.startswith("crack/") for text in captions) > 0
+
+
+def test_names_that_look_like_markup_or_break_lines_are_drawn(survey, model, tmp_path):
+    copy = tmp_path / "survey" / "normal"
+    copy.mkdir(parents=True)
+    for name in ("$x^{2_.jpg", "a\nb.jpg", "\u6f22.jpg", "n" * 99 + ".jpg"):
+        shutil.copy(survey / "normal" / "0000.jpg", copy / name)
+    run = start(tmp_path / "run", copy.parent, model, labels=False)
+    finish(run, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures.draw(run.location, model)
+    captions = texts(drawn_galleries(run, model)["findings"])
+    assert all(caption.count("\n") == 1 and len(caption) < 70 for caption in captions)
+
+
+@pytest.mark.parametrize("cracks", [0, 5])
+def test_a_set_with_one_label_only_has_no_roc(cracks, model, tmp_path):
+    synthetic.write_survey(tmp_path / "survey", normals=5 - cracks, cracks=cracks, size=64)
+    run = start(tmp_path / "run", tmp_path / "survey", model)
+    finish(run, model)
+    assert names(pictures.draw(run.location, model)) == ALWAYS | GALLERIES
+
+
+def test_a_run_in_which_nothing_was_scored_has_the_training_only(survey, model, tmp_path):
+    copy = tmp_path / "survey"
+    shutil.copytree(survey, copy)
+    run = start(tmp_path / "run", copy, model)
+    shutil.rmtree(copy)
+    finish(run, model)
+    assert names(pictures.draw(run.location, model)) == {"training"}
+
+
+def test_a_run_that_is_not_finished_is_refused(survey, model, tmp_path):
+    run = start(tmp_path / "run", survey, model)
+    with pytest.raises(InputError, match="is not finished"):
+        pictures.draw(run.location, model)
+
+
+def test_another_model_is_refused(unlabelled_run, tmp_path):
+    other = str(tmp_path / "other")
+    weights = artifact.build_network(CONFIG).state_dict()
+    artifact.save(Artifact(CONFIG, weights, None, [], {}), other)
+    with pytest.raises(InputError, match="is not the model that scored"):
+        pictures.draw(unlabelled_run.location, other)
