@@ -1,0 +1,7 @@
+"""`python -m crackvae`."""
+
+import sys
+
+from crackvae.cli import main
+
+sys.exit(main())

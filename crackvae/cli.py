@@ -1,0 +1,334 @@
+"""The commands. Parses, calls, says where the results are; everything heavy is imported late."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from crackvae import __version__
+from crackvae.errors import CrackvaeError, ExitCode, UsageError
+
+_EPILOG = """\
+exit codes: 0 done, 1 a defect of crackvae, 2 wrong usage, 3 bad input or refused,
+            4 too many failed files (results are kept), 130 and 143 interrupted
+
+Each command that was interrupted goes on where it stopped when it is called again.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+class _Terminated(BaseException):
+    """SIGTERM: unwinds the stack so that what was started is ended."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: As on the command line; by default those of this process.
+
+    Returns:
+        The exit code.
+    """
+    _speak()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        options = _parser().parse_args(arguments)
+        return int(options.run(options))
+    except CrackvaeError as error:
+        code, message = error.exit_code, str(error)
+    except OSError as error:
+        code, message = ExitCode.INPUT, f"{error.filename or 'storage'}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        code, message = ExitCode.INTERRUPTED, "interrupted; the same command goes on"
+    except _Terminated:
+        code, message = ExitCode.TERMINATED, "terminated; the same command goes on"
+    print(f"crackvae: {' '.join(message.split())}", file=sys.stderr)
+    return int(code)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def _speak() -> None:
+    """Sends crackvae's own log lines to standard error, as plain text."""
+    logger = logging.getLogger("crackvae")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="crackvae",
+        description="Finds cracks in photographs of concrete as anomalies.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"crackvae {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: object, about: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog=f"example:\n  crackvae {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "index",
+        _index,
+        "list images into a manifest; opens none of them",
+        "metu.zip --out manifest.parquet",
+    )
+    _add_sources(sub)
+    _add_out(sub, "the manifest (Parquet)")
+
+    sub = command(
+        "split",
+        _split,
+        "group twins and plan splits that do not leak",
+        "manifest.parquet --out split.parquet --external-normal 0.25",
+    )
+    sub.add_argument("manifest", help="from `crackvae index`")
+    _add_out(sub, "the manifest with splits; its leakage report lies beside it (.leakage.json)")
+    _add_split_options(sub)
+
+    sub = command(
+        "train",
+        _train,
+        "train and calibrate a model on the normals of a split manifest",
+        "split.parquet --out model",
+    )
+    sub.add_argument("manifest", help="from `crackvae split`")
+    _add_out(sub, "directory of the model")
+    _add_config(sub)
+    sub.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="training processes (default: one per GPU, or one)",
+    )
+    sub.add_argument("--from", dest="start_from", metavar="MODEL", help="begin with its weights")
+    _add_device(sub)
+
+    sub = command(
+        "evaluate",
+        _evaluate,
+        "score the test and external splits and add up metrics",
+        "model split.parquet --out evaluation",
+    )
+    sub.add_argument("model", help="from `crackvae train`")
+    sub.add_argument("manifest", help="from `crackvae split`")
+    _add_out(sub, "the run directory")
+    _add_device(sub)
+
+    sub = command(
+        "score",
+        _score,
+        "score every image of a survey",
+        "model /data/bridge-17 --out runs/bridge-17",
+    )
+    sub.add_argument("model", help="from `crackvae train`")
+    _add_sources(sub)
+    _add_out(sub, "the run directory")
+    _add_device(sub)
+
+    sub = command(
+        "reproduce",
+        _reproduce,
+        "run the reference experiment from images to metrics",
+        "metu.zip --out runs/metu",
+    )
+    _add_sources(sub)
+    _add_out(sub, "directory of manifest, splits, model and evaluation")
+    _add_split_options(sub)
+    _add_config(sub)
+    _add_device(sub)
+
+    sub = command(
+        "demo", _demo, "run everything on images that crackvae makes itself", "--out crackvae-demo"
+    )
+    sub.add_argument("--out", default="crackvae-demo", metavar="DIR", help="default: %(default)s")
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="folder, .zip, .tar, .tar.gz, image, table of URIs (.parquet, .csv) or manifest; "
+        "a path or a URI (s3://, gs://, file://)",
+    )
+    parser.add_argument(
+        "--normal",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="folder or label that means normal (default: the usual names)",
+    )
+    parser.add_argument(
+        "--crack",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="folder or label that means crack (default: the usual names)",
+    )
+    parser.add_argument(
+        "--label-column",
+        default="label",
+        metavar="NAME",
+        help="a table's column of labels (default: %(default)s)",
+    )
+
+
+def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--out", required=True, metavar="PATH", help=what)
+
+
+def _add_split_options(parser: argparse.ArgumentParser) -> None:
+    for label, default in (("normal", 0.25), ("crack", 0.75)):
+        parser.add_argument(
+            f"--external-{label}",
+            type=_amount,
+            default=default,
+            metavar="N|F",
+            help=f"{label}s in the external set: a count, or a share with a point "
+            "(default: %(default)s)",
+        )
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML; what it leaves out is the reference recipe",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="default: cuda where the cluster has a GPU",
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def _amount(text: str) -> int | float:
+    """A count without a decimal point, a share with one."""
+    return int(text) if text.isdigit() else float(text)
+
+
+def _index(options: argparse.Namespace) -> ExitCode:
+    from crackvae.dataset import manifest
+
+    table, summary = manifest.build(
+        options.sources,
+        normal=options.normal,
+        crack=options.crack,
+        label_column=options.label_column,
+    )
+    manifest.write(table, options.out)
+    print("\n".join(summary.lines()))
+    print(f"manifest: {options.out} ({summary.seconds:.1f} s)")
+    return ExitCode.DONE
+
+
+def _split(options: argparse.Namespace) -> ExitCode:
+    from crackvae import experiment
+
+    experiment.split(
+        options.manifest,
+        options.out,
+        external_normal=options.external_normal,
+        external_crack=options.external_crack,
+        seed=options.seed,
+    )
+    print(f"manifest: {options.out}")
+    return ExitCode.DONE
+
+
+def _train(options: argparse.Namespace) -> ExitCode:
+    from crackvae import config
+    from crackvae.cluster import training
+
+    model = training.train(
+        options.manifest,
+        options.out,
+        config.load(options.config) if options.config else config.Config(),
+        workers=options.workers,
+        start_from=options.start_from,
+        device=options.device,
+    )
+    print(f"validation mse {model.history[-1]['val_mse']:.5f} after {len(model.history)} epochs")
+    print(f"model: {options.out}")
+    return ExitCode.DONE
+
+
+def _evaluate(options: argparse.Namespace) -> ExitCode:
+    from crackvae import experiment
+
+    return experiment.evaluate(options.model, options.manifest, options.out, device=options.device)
+
+
+def _score(options: argparse.Namespace) -> ExitCode:
+    from crackvae import experiment
+
+    return experiment.score(
+        options.model,
+        options.sources,
+        options.out,
+        normal=options.normal,
+        crack=options.crack,
+        label_column=options.label_column,
+        device=options.device,
+    )
+
+
+def _reproduce(options: argparse.Namespace) -> ExitCode:
+    from crackvae import config, experiment
+
+    return experiment.reproduce(
+        options.sources,
+        options.out,
+        config=config.load(options.config) if options.config else config.Config(),
+        normal=options.normal,
+        crack=options.crack,
+        label_column=options.label_column,
+        external_normal=options.external_normal,
+        external_crack=options.external_crack,
+        seed=options.seed,
+        device=options.device,
+    )
+
+
+def _demo(options: argparse.Namespace) -> ExitCode:
+    from crackvae import experiment
+
+    return experiment.demo(options.out)

@@ -1,0 +1,167 @@
+"""What the commands do, step by step, and what they print: tables to standard output."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from crackvae import storage
+from crackvae.cluster import scoring, training
+from crackvae.cluster.scoring import Outcome
+from crackvae.config import Config, TrainingConfig
+from crackvae.dataset import manifest, splitting
+from crackvae.dataset.leakage import Leakage
+from crackvae.errors import ExitCode, InputError, RefusedError
+from crackvae.images import synthetic
+from crackvae.report import pictures, tables
+from crackvae.schema import Label, Split
+from crackvae.terminal import log
+
+FACTS = "reproduce.json"
+LEAKAGE_SUFFIX = ".leakage.json"
+
+# The demonstration: as many images and epochs as fit into a minute on two cores.
+_DEMO_NORMALS, _DEMO_CRACKS = 360, 90
+_DEMO_TRAINING = TrainingConfig(epochs=8, batch_size=16)
+
+
+def split(
+    source: str, out: str, *, external_normal: float, external_crack: float, seed: int
+) -> None:
+    """Splits a manifest, prints what went where and the leakage report, writes both.
+
+    Raises:
+        InputError: The manifest cannot be split, or its splits leak; then none is written.
+    """
+    plan = splitting.split(
+        manifest.read(source),
+        external_normal=external_normal,
+        external_crack=external_crack,
+        seed=seed,
+    )
+    report = plan.leakage
+    storage.write_bytes(out + LEAKAGE_SUFFIX, json.dumps(report.as_dict(), indent=1).encode())
+    for status, count in plan.failed.items():
+        log.warning("%d images are %s and get no split", count, status)
+    images = Counter(
+        zip(plan.table["split"].to_pylist(), plan.table["label"].to_pylist(), strict=True)
+    )
+    rows = [[name, *(f"{images[name, label]:,}" for label in Label)] for name in Split]
+    print(tables.markdown(["split", *Label], rows))
+    print(f"{plan.groups:,} groups of twins among {len(plan.table):,} images\n")
+    print(_leakage_table(report))
+    if report.leaks:
+        raise InputError(
+            f"{source}: {report.leaks} twins cross the splits, see {out}{LEAKAGE_SUFFIX}; "
+            "please report it"
+        )
+    manifest.write(plan.table, out)
+
+
+def _leakage_table(report: Leakage) -> str:
+    rows = [
+        [f"{pair.first} - {pair.second}", f"{pair.exact_pairs:,}", f"{pair.near_pairs:,}"]
+        for pair in report.pairs
+    ]
+    checked = f"{report.sampled_share:.0%} of the images compared with all others"
+    return tables.markdown(["twins across", "exact", "near"], rows) + f"\n{checked}"
+
+
+def score(model: str, sources: Sequence[str], out: str, **options: Any) -> ExitCode:
+    """Scores a survey, draws it, prints counts and where the results are."""
+    return _show(scoring.score(model, sources, out, **options), model)
+
+
+def evaluate(model: str, manifest_location: str, out: str, *, device: str = "auto") -> ExitCode:
+    """Evaluates a model, draws it, prints metrics and where the results are."""
+    return _show(scoring.evaluate(model, manifest_location, out, device=device), model)
+
+
+def _show(outcome: Outcome, model: str) -> ExitCode:
+    figures = storage.join(outcome.run, pictures.FIGURES)
+    if next(storage.list_files(figures), None) is None:
+        pictures.draw(outcome.run, model)
+    if outcome.metrics["sets"]:
+        print(tables.metrics_table(outcome.metrics))
+    print("\n".join(tables.counts_lines(outcome.metrics)))
+    print(f"pictures: {figures}")
+    print(f"results: {outcome.run}")
+    return outcome.exit_code
+
+
+def reproduce(
+    sources: Sequence[str],
+    out: str,
+    *,
+    config: Config,
+    normal: Sequence[str] = (),
+    crack: Sequence[str] = (),
+    label_column: str = "label",
+    external_normal: float = 0.25,
+    external_crack: float = 0.75,
+    seed: int = 0,
+    device: str = "auto",
+) -> ExitCode:
+    """Index, split, train, calibrate, evaluate, draw. What is done already is not done again.
+
+    Raises:
+        InputError: The sources or the model cannot be used.
+        RefusedError: The directory holds another experiment.
+    """
+    facts = {
+        "sources": [storage.to_uri(source) for source in sources],
+        "labels": [list(normal), list(crack), label_column],
+        "external": [external_normal, external_crack],
+        "seed": seed,
+        "config": config.model_dump(mode="json"),
+    }
+    indexed, planned = (storage.join(out, name) for name in ("manifest.parquet", "split.parquet"))
+    model, evaluation = storage.join(out, "model"), storage.join(out, "evaluation")
+    _refuse_other(out, facts)
+    if not storage.exists(indexed):
+        table, summary = manifest.build(
+            sources, normal=normal, crack=crack, label_column=label_column
+        )
+        print("\n".join(summary.lines()), flush=True)
+        storage.write_bytes(storage.join(out, FACTS), json.dumps(facts, indent=1).encode())
+        manifest.write(table, indexed)
+    if not storage.exists(planned):
+        split(
+            indexed,
+            planned,
+            external_normal=external_normal,
+            external_crack=external_crack,
+            seed=seed,
+        )
+    changes = ", ".join(f"{key} = {value}" for key, value in config.changes().items())
+    log.info("training the %s recipe%s", config.recipe, f" with {changes}" if changes else "")
+    training.train(planned, model, config, device=device)
+    return evaluate(model, planned, evaluation, device=device)
+
+
+def _refuse_other(out: str, facts: dict[str, Any]) -> None:
+    path = storage.join(out, FACTS)
+    if not storage.exists(path):
+        if next(storage.list_files(out), None) is not None:
+            raise RefusedError(f"{out}: holds something else; give an empty directory")
+        return
+    was = json.loads(storage.read_bytes(path))
+    differs = [name for name in facts if json.loads(json.dumps(facts[name])) != was.get(name)]
+    if differs:
+        raise RefusedError(
+            f"{out}: is another experiment ({', '.join(differs)} differs); give a new --out"
+        )
+
+
+def demo(out: str) -> ExitCode:
+    """The whole experiment on procedural concrete, in about a minute and a half on two cores."""
+    path = storage.local_path(out)
+    if path is None:
+        raise InputError(f"{out}: the demonstration writes to a local folder; give a path")
+    print("A demonstration on synthetic concrete: its numbers say nothing about real cracks.")
+    images, experiment = path / "images", path / "experiment"
+    if not (experiment / "manifest.parquet").exists():
+        synthetic.write_survey(images, normals=_DEMO_NORMALS, cracks=_DEMO_CRACKS)
+    return reproduce([str(images)], str(experiment), config=Config(training=_DEMO_TRAINING))

@@ -1,0 +1,190 @@
+"""The commands, as processes: exit codes, one-line errors, and going on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import TINY_TOML
+
+from crackvae.images import synthetic
+
+
+def crackvae(*arguments, **options):
+    command = [sys.executable, "-m", "crackvae", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def refused(*arguments, code=3):
+    """Runs a command that must fail with one line; returns the line."""
+    done = crackvae(*arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def test_help_names_every_command_with_an_example():
+    top = crackvae("--help")
+    assert top.returncode == 0
+    for name in ("index", "split", "train", "evaluate", "score", "reproduce", "demo"):
+        assert name in top.stdout
+        assert f"crackvae {name}" in crackvae(name, "--help").stdout
+
+
+def test_version():
+    assert crackvae("--version").stdout.startswith("crackvae 0.")
+
+
+def test_help_needs_no_heavy_library():
+    code = "import sys, crackvae.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    heavy = "torch ray pandas pyarrow cv2 scipy sklearn matplotlib pydantic"
+    check = f"print(sorted(set('{heavy}'.split()) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + check], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("scare",),
+        ("index",),
+        ("index", "x"),
+        ("train", "m", "--out", "o", "--workers", "0"),
+        ("split", "m", "--out", "o", "--external-normal", "many"),
+        ("score", "m", "s", "--out", "o", "--device", "tpu"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments):
+    assert "--help" in refused(*arguments, code=2)
+
+
+def test_a_missing_path_is_named(out):
+    assert "/no/such/survey" in refused("index", "/no/such/survey", "--out", out)
+    assert not out.exists()
+
+
+def test_an_empty_folder_is_no_survey(folder, out):
+    assert "no image" in refused("index", folder, "--out", out)
+    assert "no image" in refused("reproduce", folder, "--out", out)
+    assert not out.exists()
+
+
+def test_files_that_are_no_images_are_counted(folder, out):
+    synthetic.write_survey(folder, normals=2, cracks=1, size=64)
+    (folder / "normal" / "notes.txt").touch()
+    done = crackvae("index", folder, "--out", out)
+    assert done.returncode == 0
+    assert "3 images" in done.stdout
+    assert "1 crack, 2 normal" in done.stdout
+    assert "1 .txt" in done.stdout
+    assert done.stdout.strip().splitlines()[-1].startswith(f"manifest: {out}")
+
+
+def test_a_survey_without_normals_cannot_be_split(folder, out, tmp_path):
+    synthetic.write_survey(folder, normals=0, cracks=3, size=64)
+    assert crackvae("index", folder, "--out", out).returncode == 0
+    assert "--normal NAME" in refused("split", out, "--out", tmp_path / "split.parquet")
+
+
+def test_an_unknown_key_suggests_the_near_one(tmp_path, split_manifest, out):
+    config = tmp_path / "config.toml"
+    config.write_text("[training]\nepoch = 3\n")
+    line = refused("train", split_manifest, "--out", out, "--config", config)
+    assert "config.toml" in line
+    assert "did you mean 'epochs'" in line
+
+
+def test_a_file_that_is_no_manifest_is_refused(folder, out):
+    synthetic.write_survey(folder, normals=1, cracks=0, size=64)
+    image = folder / "normal" / "0000.jpg"
+    assert "cannot be read as Parquet" in refused("split", image, "--out", out)
+    assert "no such file" in refused("split", folder / "gone.parquet", "--out", out)
+
+
+def test_a_folder_that_is_no_model_is_refused(folder, out):
+    assert "is no model" in refused("score", folder, folder, "--out", out)
+
+
+def test_an_output_that_holds_something_else_is_refused(model, survey, tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    assert "empty directory" in refused("reproduce", survey, "--out", tmp_path)
+
+
+@pytest.mark.ray
+def test_a_survey_is_scored_and_the_last_line_says_where(model, survey, out):
+    done = crackvae("score", model, survey, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip().splitlines()[-1] == f"results: {out}"
+    assert (out / "_SUCCESS").exists()
+    assert (out / "results.csv").read_text().count("\n") == 161
+    assert list((out / "figures").glob("*.png"))
+    line = refused("score", model, survey / "normal", "--out", out)
+    assert "is another run: sources was" in line
+
+
+@pytest.mark.ray
+def test_a_killed_reproduction_goes_on_to_the_end(survey, tmp_path, out):
+    """SIGKILL once an epoch is kept, SIGTERM later; then it finishes without training anew."""
+    (tmp_path / "tiny.toml").write_text(TINY_TOML.replace("epochs = 3", "epochs = 12"))
+    command = [sys.executable, "-m", "crackvae", "reproduce", str(survey), "--out", str(out),
+               "--config", str(tmp_path / "tiny.toml")]  # fmt: skip
+
+    def run_until(happened, number):
+        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+        while process.poll() is None and not happened():
+            time.sleep(0.1)
+        assert process.poll() is None, process.stderr.read().decode()
+        os.kill(process.pid, number)
+        process.communicate(timeout=60)
+        if number == signal.SIGKILL:
+            _end_session(process.pid)
+        return process.returncode
+
+    checkpoints = out / "model" / ".training" / "ray"
+    assert run_until(lambda: list(checkpoints.glob("checkpoint_2*")), signal.SIGKILL) == -9
+    kept = {path.name for path in checkpoints.glob("checkpoint_2*")}
+    assert run_until(
+        lambda: {path.name for path in checkpoints.glob("checkpoint_2*")} - kept, signal.SIGTERM
+    ) == 143  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1/12" not in done.stderr
+    history = json.loads((out / "model" / "history.json").read_text())
+    assert [record["epoch"] for record in history] == list(range(1, 13))
+    assert (out / "evaluation" / "_SUCCESS").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert "already finished" in again.stderr
+
+
+def _end_session(leader):
+    """Ray's processes outlive a driver that was killed; they are in its session."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader:
+            os.kill(int(pid), signal.SIGKILL)
