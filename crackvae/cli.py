@@ -7,7 +7,6 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from crackvae import __version__
@@ -42,8 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _speak()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        options = _parser().parse_args(arguments)
-        return int(options.run(options))
+        options = vars(_parser().parse_args(arguments))
+        from crackvae import experiment
+
+        # Each command is the function of its name, and its options are that function's arguments.
+        return int(getattr(experiment, options.pop("command"))(**options))
     except CrackvaeError as error:
         code, message = error.exit_code, str(error)
     except OSError as error:
@@ -77,31 +79,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"crackvae {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command")
 
-    def command(name: str, run: object, about: str, example: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
+    def command(name: str, about: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
             name,
             help=about,
             description=about[0].upper() + about[1:] + ".",
             epilog=f"example:\n  crackvae {name} {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(run=run)
-        return sub
 
-    sub = command(
-        "index",
-        _index,
-        "list images into a manifest; opens none of them",
-        "metu.zip --out manifest.parquet",
-    )
+    sub = command("index", "list images into a manifest; opens none of them", "metu.zip --out manifest.parquet")
     _add_sources(sub)
     _add_out(sub, "the manifest (Parquet)")
 
     sub = command(
         "split",
-        _split,
         "group twins and plan splits that do not leak",
         "manifest.parquet --out split.parquet --external-normal 0.25",
     )
@@ -110,92 +104,53 @@ def _parser() -> argparse.ArgumentParser:
     _add_split_options(sub)
 
     sub = command(
-        "train",
-        _train,
-        "train and calibrate a model on the normals of a split manifest",
-        "split.parquet --out model",
+        "train", "train and calibrate a model on the normals of a split manifest", "split.parquet --out model"
     )
     sub.add_argument("manifest", help="from `crackvae split`")
     _add_out(sub, "directory of the model")
     _add_config(sub)
-    sub.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        help="training processes (default: one per GPU, or one)",
-    )
+    workers = "training processes (default: one per GPU, or one)"
+    sub.add_argument("--workers", type=_positive, metavar="N", help=workers)
     sub.add_argument("--from", dest="start_from", metavar="MODEL", help="begin with its weights")
     _add_device(sub)
 
     sub = command(
-        "evaluate",
-        _evaluate,
-        "score the test and external splits and add up metrics",
-        "model split.parquet --out evaluation",
+        "evaluate", "score the test and external splits and add up metrics", "model split.parquet --out evaluation"
     )
     sub.add_argument("model", help="from `crackvae train`")
     sub.add_argument("manifest", help="from `crackvae split`")
     _add_out(sub, "the run directory")
     _add_device(sub)
 
-    sub = command(
-        "score",
-        _score,
-        "score every image of a survey",
-        "model /data/bridge-17 --out runs/bridge-17",
-    )
+    sub = command("score", "score every image of a survey", "model /data/bridge-17 --out runs/bridge-17")
     sub.add_argument("model", help="from `crackvae train`")
     _add_sources(sub)
     _add_out(sub, "the run directory")
     _add_device(sub)
 
-    sub = command(
-        "reproduce",
-        _reproduce,
-        "run the reference experiment from images to metrics",
-        "metu.zip --out runs/metu",
-    )
+    sub = command("reproduce", "run the reference experiment from images to metrics", "metu.zip --out runs/metu")
     _add_sources(sub)
     _add_out(sub, "directory of manifest, splits, model and evaluation")
     _add_split_options(sub)
     _add_config(sub)
     _add_device(sub)
 
-    sub = command(
-        "demo", _demo, "run everything on images that crackvae makes itself", "--out crackvae-demo"
-    )
+    sub = command("demo", "run everything on images that crackvae makes itself", "--out crackvae-demo")
     sub.add_argument("--out", default="crackvae-demo", metavar="DIR", help="default: %(default)s")
     return parser
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        metavar="SOURCE",
-        help="folder, .zip, .tar, .tar.gz, image, table of URIs (.parquet, .csv) or manifest; "
-        "a path or a URI (s3://, gs://, file://)",
+    sources = (
+        "folder, .zip, .tar, .tar.gz, image, table of URIs (.parquet, .csv) or manifest; "
+        "a path or a URI (s3://, gs://, file://)"
     )
-    parser.add_argument(
-        "--normal",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="folder or label that means normal (default: the usual names)",
-    )
-    parser.add_argument(
-        "--crack",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="folder or label that means crack (default: the usual names)",
-    )
-    parser.add_argument(
-        "--label-column",
-        default="label",
-        metavar="NAME",
-        help="a table's column of labels (default: %(default)s)",
-    )
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=sources)
+    for label in ("normal", "crack"):
+        names = f"folder or label that means {label} (default: the usual names)"
+        parser.add_argument(f"--{label}", action="append", default=[], metavar="NAME", help=names)
+    column = "a table's column of labels (default: %(default)s)"
+    parser.add_argument("--label-column", default="label", metavar="NAME", help=column)
 
 
 def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
@@ -204,33 +159,18 @@ def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _add_split_options(parser: argparse.ArgumentParser) -> None:
     for label, default in (("normal", 0.25), ("crack", 0.75)):
-        parser.add_argument(
-            f"--external-{label}",
-            type=_amount,
-            default=default,
-            metavar="N|F",
-            help=f"{label}s in the external set: a count, or a share with a point "
-            "(default: %(default)s)",
-        )
+        amount = f"{label}s in the external set: a count, or a share with a point (default: %(default)s)"
+        parser.add_argument(f"--external-{label}", type=_amount, default=default, metavar="N|F", help=amount)
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="TOML; what it leaves out is the reference recipe",
-    )
+    parser.add_argument("--config", metavar="FILE", help="TOML; what it leaves out is the reference recipe")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="default: cuda where the cluster has a GPU",
-    )
+    default = "default: cuda where the cluster has a GPU"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=default)
 
 
 def _positive(text: str) -> int:
@@ -243,92 +183,3 @@ def _positive(text: str) -> int:
 def _amount(text: str) -> int | float:
     """A count without a decimal point, a share with one."""
     return int(text) if text.isdigit() else float(text)
-
-
-def _index(options: argparse.Namespace) -> ExitCode:
-    from crackvae.dataset import manifest
-
-    table, summary = manifest.build(
-        options.sources,
-        normal=options.normal,
-        crack=options.crack,
-        label_column=options.label_column,
-    )
-    manifest.write(table, options.out)
-    print("\n".join(summary.lines()))
-    print(f"manifest: {options.out} ({summary.seconds:.1f} s)")
-    return ExitCode.DONE
-
-
-def _split(options: argparse.Namespace) -> ExitCode:
-    from crackvae import experiment
-
-    experiment.split(
-        options.manifest,
-        options.out,
-        external_normal=options.external_normal,
-        external_crack=options.external_crack,
-        seed=options.seed,
-    )
-    print(f"manifest: {options.out}")
-    return ExitCode.DONE
-
-
-def _train(options: argparse.Namespace) -> ExitCode:
-    from crackvae import config
-    from crackvae.cluster import training
-
-    model = training.train(
-        options.manifest,
-        options.out,
-        config.load(options.config) if options.config else config.Config(),
-        workers=options.workers,
-        start_from=options.start_from,
-        device=options.device,
-    )
-    print(f"validation mse {model.history[-1]['val_mse']:.5f} after {len(model.history)} epochs")
-    print(f"model: {options.out}")
-    return ExitCode.DONE
-
-
-def _evaluate(options: argparse.Namespace) -> ExitCode:
-    from crackvae import experiment
-
-    return experiment.evaluate(options.model, options.manifest, options.out, device=options.device)
-
-
-def _score(options: argparse.Namespace) -> ExitCode:
-    from crackvae import experiment
-
-    return experiment.score(
-        options.model,
-        options.sources,
-        options.out,
-        normal=options.normal,
-        crack=options.crack,
-        label_column=options.label_column,
-        device=options.device,
-    )
-
-
-def _reproduce(options: argparse.Namespace) -> ExitCode:
-    from crackvae import config, experiment
-
-    return experiment.reproduce(
-        options.sources,
-        options.out,
-        config=config.load(options.config) if options.config else config.Config(),
-        normal=options.normal,
-        crack=options.crack,
-        label_column=options.label_column,
-        external_normal=options.external_normal,
-        external_crack=options.external_crack,
-        seed=options.seed,
-        device=options.device,
-    )
-
-
-def _demo(options: argparse.Namespace) -> ExitCode:
-    from crackvae import experiment
-
-    return experiment.demo(options.out)

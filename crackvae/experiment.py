@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from crackvae import config as configuration
 from crackvae import storage
-from crackvae.cluster import scoring, training
-from crackvae.cluster.scoring import Outcome
 from crackvae.config import Config, TrainingConfig
 from crackvae.dataset import manifest, splitting
 from crackvae.dataset.leakage import Leakage
 from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
-from crackvae.report import pictures, tables
+from crackvae.report import tables
 from crackvae.schema import Label, Split
 from crackvae.terminal import log
+
+if TYPE_CHECKING:
+    from crackvae.cluster.scoring import Outcome
+
+# Ray and torch take 3 s to import: `index` and `split` do without.
 
 FACTS = "reproduce.json"
 LEAKAGE_SUFFIX = ".leakage.json"
@@ -27,59 +32,90 @@ _DEMO_NORMALS, _DEMO_CRACKS = 360, 90
 _DEMO_TRAINING = TrainingConfig(epochs=8, batch_size=16)
 
 
-def split(
-    source: str, out: str, *, external_normal: float, external_crack: float, seed: int
-) -> None:
+def index(sources: Sequence[str], out: str, **labels: Any) -> ExitCode:
+    """Lists sources into a manifest, prints what was found.
+
+    Args:
+        sources: Folders, archives, images, tables or manifests.
+        out: The manifest.
+        labels: normal, crack and label_column, as for `manifest.build`.
+    """
+    table, summary = manifest.build(sources, **labels)
+    manifest.write(table, out)
+    print("\n".join(summary.lines()))
+    print(f"manifest: {out} ({summary.seconds:.1f} s)")
+    return ExitCode.DONE
+
+
+def split(manifest: str, out: str, *, external_normal: float, external_crack: float, seed: int) -> ExitCode:
     """Splits a manifest, prints what went where and the leakage report, writes both.
 
     Raises:
         InputError: The manifest cannot be split, or its splits leak; then none is written.
     """
-    plan = splitting.split(
-        manifest.read(source),
-        external_normal=external_normal,
-        external_crack=external_crack,
-        seed=seed,
-    )
+    _split(manifest, out, external_normal=external_normal, external_crack=external_crack, seed=seed)
+    print(f"manifest: {out}")
+    return ExitCode.DONE
+
+
+def _split(source: str, out: str, **options: Any) -> None:
+    plan = splitting.split(manifest.read(source), **options)
     report = plan.leakage
     storage.write_bytes(out + LEAKAGE_SUFFIX, json.dumps(report.as_dict(), indent=1).encode())
     for status, count in plan.failed.items():
         log.warning("%d images are %s and get no split", count, status)
-    images = Counter(
-        zip(plan.table["split"].to_pylist(), plan.table["label"].to_pylist(), strict=True)
-    )
+    images = Counter(zip(plan.table["split"].to_pylist(), plan.table["label"].to_pylist(), strict=True))
     rows = [[name, *(f"{images[name, label]:,}" for label in Label)] for name in Split]
     print(tables.markdown(["split", *Label], rows))
     print(f"{plan.groups:,} groups of twins among {len(plan.table):,} images\n")
     print(_leakage_table(report))
     if report.leaks:
         raise InputError(
-            f"{source}: {report.leaks} twins cross the splits, see {out}{LEAKAGE_SUFFIX}; "
-            "please report it"
+            f"{source}: {report.leaks} twins cross the splits, see {out}{LEAKAGE_SUFFIX}; please report it"
         )
     manifest.write(plan.table, out)
 
 
 def _leakage_table(report: Leakage) -> str:
-    rows = [
-        [f"{pair.first} - {pair.second}", f"{pair.exact_pairs:,}", f"{pair.near_pairs:,}"]
-        for pair in report.pairs
-    ]
+    rows = [[f"{pair.first} - {pair.second}", f"{pair.exact_pairs:,}", f"{pair.near_pairs:,}"] for pair in report.pairs]
     checked = f"{report.sampled_share:.0%} of the images compared with all others"
     return tables.markdown(["twins across", "exact", "near"], rows) + f"\n{checked}"
 
 
+def train(manifest: str, out: str, *, config: str | None, **options: Any) -> ExitCode:
+    """Trains and calibrates a model, prints how well it reconstructs.
+
+    Args:
+        manifest: With splits.
+        out: Directory of the model.
+        config: A TOML file, or None for the reference recipe.
+        options: workers, start_from and device, as for `training.train`.
+    """
+    from crackvae.cluster import training
+
+    model = training.train(manifest, out, _config(config), **options)
+    print(f"validation mse {model.history[-1]['val_mse']:.5f} after {len(model.history)} epochs")
+    print(f"model: {out}")
+    return ExitCode.DONE
+
+
 def score(model: str, sources: Sequence[str], out: str, **options: Any) -> ExitCode:
     """Scores a survey, draws it, prints counts and where the results are."""
+    from crackvae.cluster import scoring
+
     return _show(scoring.score(model, sources, out, **options), model)
 
 
-def evaluate(model: str, manifest_location: str, out: str, *, device: str = "auto") -> ExitCode:
+def evaluate(model: str, manifest: str, out: str, *, device: str = "auto") -> ExitCode:
     """Evaluates a model, draws it, prints metrics and where the results are."""
-    return _show(scoring.evaluate(model, manifest_location, out, device=device), model)
+    from crackvae.cluster import scoring
+
+    return _show(scoring.evaluate(model, manifest, out, device=device), model)
 
 
 def _show(outcome: Outcome, model: str) -> ExitCode:
+    from crackvae.report import pictures
+
     figures = storage.join(outcome.run, pictures.FIGURES)
     if next(storage.list_files(figures), None) is None:
         pictures.draw(outcome.run, model)
@@ -95,7 +131,7 @@ def reproduce(
     sources: Sequence[str],
     out: str,
     *,
-    config: Config,
+    config: str | Config | None,
     normal: Sequence[str] = (),
     crack: Sequence[str] = (),
     label_column: str = "label",
@@ -110,34 +146,29 @@ def reproduce(
         InputError: The sources or the model cannot be used.
         RefusedError: The directory holds another experiment.
     """
+    from crackvae.cluster import training
+
+    recipe = _config(config)
     facts = {
         "sources": [storage.to_uri(source) for source in sources],
         "labels": [list(normal), list(crack), label_column],
         "external": [external_normal, external_crack],
         "seed": seed,
-        "config": config.model_dump(mode="json"),
+        "config": recipe.model_dump(mode="json"),
     }
     indexed, planned = (storage.join(out, name) for name in ("manifest.parquet", "split.parquet"))
     model, evaluation = storage.join(out, "model"), storage.join(out, "evaluation")
     _refuse_other(out, facts)
     if not storage.exists(indexed):
-        table, summary = manifest.build(
-            sources, normal=normal, crack=crack, label_column=label_column
-        )
+        table, summary = manifest.build(sources, normal=normal, crack=crack, label_column=label_column)
         print("\n".join(summary.lines()), flush=True)
         storage.write_bytes(storage.join(out, FACTS), json.dumps(facts, indent=1).encode())
         manifest.write(table, indexed)
     if not storage.exists(planned):
-        split(
-            indexed,
-            planned,
-            external_normal=external_normal,
-            external_crack=external_crack,
-            seed=seed,
-        )
-    changes = ", ".join(f"{key} = {value}" for key, value in config.changes().items())
-    log.info("training the %s recipe%s", config.recipe, f" with {changes}" if changes else "")
-    training.train(planned, model, config, device=device)
+        _split(indexed, planned, external_normal=external_normal, external_crack=external_crack, seed=seed)
+    changes = ", ".join(f"{key} = {value}" for key, value in recipe.changes().items())
+    log.info("training the %s recipe%s", recipe.recipe, f" with {changes}" if changes else "")
+    training.train(planned, model, recipe, device=device)
     return evaluate(model, planned, evaluation, device=device)
 
 
@@ -150,9 +181,13 @@ def _refuse_other(out: str, facts: dict[str, Any]) -> None:
     was = json.loads(storage.read_bytes(path))
     differs = [name for name in facts if json.loads(json.dumps(facts[name])) != was.get(name)]
     if differs:
-        raise RefusedError(
-            f"{out}: is another experiment ({', '.join(differs)} differs); give a new --out"
-        )
+        raise RefusedError(f"{out}: is another experiment ({', '.join(differs)} differs); give a new --out")
+
+
+def _config(config: str | Config | None) -> Config:
+    if isinstance(config, Config):
+        return config
+    return configuration.load(Path(config)) if config else Config()
 
 
 def demo(out: str) -> ExitCode:
