@@ -123,9 +123,7 @@ def main() -> None:
         return lambda: len([decode(one) for one in data])
 
     decoders = (pillow, pillow_draft, opencv, ours)
-    compare(
-        f"decode {len(data)} files, images/s", {d.__name__: each(d) for d in decoders}, seconds=0.5
-    )
+    compare(f"decode {len(data)} files, images/s", {d.__name__: each(d) for d in decoders}, seconds=0.5)
     last = torch.channels_last
     compare(
         "reference network, tiles/s",

@@ -118,11 +118,7 @@ class Config(_Section):
 
 def _leaves(config: Config) -> dict[str, Any]:
     sections = config.model_dump(exclude={"recipe"})
-    return {
-        f"{name}.{key}": value
-        for name, section in sections.items()
-        for key, value in section.items()
-    }
+    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 
 def load(path: Path) -> Config:

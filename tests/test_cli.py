@@ -57,9 +57,7 @@ def test_help_needs_no_heavy_library():
     code = "import sys, crackvae.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
     heavy = "torch ray pandas pyarrow cv2 scipy sklearn matplotlib pydantic"
     check = f"print(sorted(set('{heavy}'.split()) & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code + check], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 

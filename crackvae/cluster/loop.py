@@ -132,9 +132,7 @@ def _batches(tiles: Any, size: int, seed: int, device: torch.device) -> Iterator
 
 
 @torch.inference_mode()
-def _validate(
-    network: ConvVAE, tiles: Any, device: torch.device, precision: str, world: int, rank: int
-) -> float:
+def _validate(network: ConvVAE, tiles: Any, device: torch.device, precision: str, world: int, rank: int) -> float:
     """Mean squared error of the validation normals, from the mean, without sampling.
 
     Every worker sees all of them and computes its share of the batches: splitting the dataset
@@ -164,18 +162,14 @@ def _add_up(sums: Tensor) -> None:
         sums.copy_(everywhere.cpu())
 
 
-def _report(
-    network: ConvVAE, optimiser: torch.optim.Adam, history: list[Record], rank: int
-) -> None:
+def _report(network: ConvVAE, optimiser: torch.optim.Adam, history: list[Record], rank: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if rank == 0:
             names = [name for name, _ in network.named_parameters()]
             state = optimiser.state_dict()["state"]
             tensors = {
-                f"{names[i]}:{key}": value.contiguous()
-                for i, slots in state.items()
-                for key, value in slots.items()
+                f"{names[i]}:{key}": value.contiguous() for i, slots in state.items() for key, value in slots.items()
             }
             weights = {k: v.contiguous() for k, v in network.state_dict().items()}
             safetensors.torch.save_file(weights, Path(folder, _WEIGHTS))

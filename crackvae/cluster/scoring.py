@@ -74,9 +74,7 @@ def score(
     }
 
     def plan() -> tuple[pa.Table, pa.Array]:
-        table, summary = manifest.build(
-            locations, normal=normal, crack=crack, label_column=label_column
-        )
+        table, summary = manifest.build(locations, normal=normal, crack=crack, label_column=label_column)
         for line in summary.lines():
             log.info(line)
         return table, pa.nulls(table.num_rows, pa.string())

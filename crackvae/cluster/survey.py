@@ -87,9 +87,7 @@ def _score_shards(
     on_gpu = computed_on.device == "cuda"
     arguments = (run.location, run.identity, model, computed_on)
 
-    def stage(
-        upstream: ray.data.Dataset, worker: type, pool: ActorPoolStrategy, **needs: Any
-    ) -> ray.data.Dataset:
+    def stage(upstream: ray.data.Dataset, worker: type, pool: ActorPoolStrategy, **needs: Any) -> ray.data.Dataset:
         with warnings.catch_warnings():  # there is no other way to say max_restarts in Ray 2.60
             warnings.simplefilter("ignore", RayDeprecationWarning)
             return upstream.map_batches(

@@ -131,9 +131,7 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     survey.score_missing(run, uncalibrated, computed_on)
     parts = pa.concat_tables([shards.read_part(run, n) for n in range(run.shards)])
     scored = parts.filter(pc.equal(parts["status"], str(Status.OK)))
-    kept = Calibration(
-        scored["image_id"].to_pylist(), scored["score"].to_numpy(), scored["darkness"].to_numpy()
-    )
+    kept = Calibration(scored["image_id"].to_pylist(), scored["score"].to_numpy(), scored["darkness"].to_numpy())
     calibration.threshold(kept.score_N, scoring.alpha)
     provenance = {**model.provenance, "calibrated_on": computed_on.as_dict()}
     return Artifact(config, model.weights, kept, model.history, provenance)
@@ -174,15 +172,9 @@ def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) ->
     differs = [name for name in facts if was.get(name) != facts[name]]
     if "config" in differs:
         old, new = (_flat(source["config"]) for source in (was, facts))
-        differs = [
-            f"{key} was {old.get(key)!r}, is {value!r}"
-            for key, value in new.items()
-            if old.get(key) != value
-        ]
+        differs = [f"{key} was {old.get(key)!r}, is {value!r}" for key, value in new.items() if old.get(key) != value]
     if differs:
-        raise RefusedError(
-            f"{out}: is of another training ({'; '.join(differs)} differs); give a new --out"
-        )
+        raise RefusedError(f"{out}: is of another training ({'; '.join(differs)} differs); give a new --out")
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,9 +242,7 @@ def _tiles(rows: pa.Table, config: Config) -> tuple[ray.data.Dataset, int]:
     )
     missing = len(uris) - decoded.count()
     if missing > config.scoring.max_failed_fraction * len(uris):
-        raise TooManyFailedError(
-            f"{missing} of {len(uris)} images cannot be read; see them with `crackvae score`"
-        )
+        raise TooManyFailedError(f"{missing} of {len(uris)} images cannot be read; see them with `crackvae score`")
     if missing:
         log.warning("%d of %d images cannot be read and are left out", missing, len(uris))
     return decoded, missing

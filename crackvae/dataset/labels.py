@@ -35,9 +35,7 @@ def vocabulary(normal: Sequence[str], crack: Sequence[str]) -> Mapping[str, Labe
         return VOCABULARY
     of_normal, of_crack = ({_plain(name): name for name in names} for names in (normal, crack))
     for both in of_normal.keys() & of_crack.keys():
-        raise UsageError(
-            f"--normal {of_normal[both]!r} and --crack {of_crack[both]!r} are one name; drop one"
-        )
+        raise UsageError(f"--normal {of_normal[both]!r} and --crack {of_crack[both]!r} are one name; drop one")
     return {**dict.fromkeys(of_normal, Label.NORMAL), **dict.fromkeys(of_crack, Label.CRACK)}
 
 
@@ -75,9 +73,7 @@ def from_folders(
     return labels
 
 
-def from_column(
-    values: Iterable[object], origin: str, names: Mapping[str, Label]
-) -> list[Label | None]:
+def from_column(values: Iterable[object], origin: str, names: Mapping[str, Label]) -> list[Label | None]:
     """Labels from a table's column: names as in `vocabulary`, else 0 or 1, false or true; or null.
 
     Raises:

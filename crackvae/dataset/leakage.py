@@ -155,9 +155,7 @@ def _compare(
     )
 
 
-def _correlated(
-    vector_ND: _Float, row_A: _Int, row_B: _Int, sampled_N: _Bool
-) -> Iterator[tuple[_Int, _Int]]:
+def _correlated(vector_ND: _Float, row_A: _Int, row_B: _Int, sampled_N: _Bool) -> Iterator[tuple[_Int, _Int]]:
     """Yields (first_P, second_P), the rows of the pairs whose thumbnails make them twins.
 
     Looks at each pair of which at least one image is sampled, once, block by block.

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -33,7 +32,7 @@ class Summary:
         images: Rows of the manifest.
         bytes: Their total size, where sizes are known.
         labels: Images by label; those without under "unlabelled".
-        skipped: Files that are no images, by suffix.
+        skipped: Files that are no images, by suffix; macOS's shadows of files as `._*`.
         repeated: URIs that were named more than once and kept once.
         seconds: Time taken.
     """
@@ -50,8 +49,7 @@ class Summary:
         labels = ", ".join(f"{count:,} {label}" for label, count in sorted(self.labels.items()))
         lines = [f"{self.images:,} images ({self.bytes / 1e6:,.0f} MB): {labels}"]
         if self.skipped:
-            kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in self.skipped.most_common())
-            lines.append(f"no images by their suffix: {kinds}")
+            lines.append(f"no images by their name: {_listed(self.skipped)}")
         if self.repeated:
             lines.append(f"warning: {self.repeated:,} files were named more than once, kept once")
         return lines
@@ -73,7 +71,8 @@ def build(
         label_column: The column of a table that holds labels.
 
     Returns:
-        The manifest, sorted by path within each source, and what was found.
+        The manifest and what was found. Rows are sorted by path within a source, those of a
+        .tar.gz are in its own order.
 
     Raises:
         InputError: A source cannot be listed, labels are unclear, or there is no image.
@@ -89,15 +88,13 @@ def build(
             tables.append(_from_listing(location, names, bool(normal or crack), summary))
     table = pa.concat_tables(tables)
     if table.num_rows == 0:
-        skipped = ", ".join(f"{count} {suffix}" for suffix, count in summary.skipped.most_common(5))
-        found = f"found {skipped}" if skipped else "found no file at all"
-        raise InputError(f"{', '.join(locations)}: no image; {found}")
+        found = _listed(summary.skipped, most=5) or "no file at all"
+        raise InputError(f"{', '.join(locations)}: no image; found {found}")
     table = _unique(table, summary)
     summary.images = table.num_rows
     summary.bytes = pc.sum(table["size"]).as_py() or 0
     summary.labels = {
-        str(row["values"] or "unlabelled"): row["counts"]
-        for row in pc.value_counts(table["label"]).to_pylist()
+        str(row["values"] or "unlabelled"): row["counts"] for row in pc.value_counts(table["label"]).to_pylist()
     }
     summary.seconds = time.monotonic() - start
     return table, summary
@@ -139,24 +136,20 @@ def rows(table: pa.Table, **values: str) -> pa.Table:
     return table
 
 
-def is_crack(table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether each row is labelled crack, as a boolean array."""
-    equal = pc.fill_null(pc.equal(table["label"], str(Label.CRACK)), False)
-    return np.asarray(equal.to_numpy(zero_copy_only=False), bool)
-
-
-def _from_listing(
-    location: str, names: Mapping[str, Label], required: bool, summary: Summary
-) -> pa.Table:
+def _from_listing(location: str, names: Mapping[str, Label], required: bool, summary: Summary) -> pa.Table:
     files = []
     for file in sources.list_source(location):
         if sources.is_image(file.path):
             files.append(file)
         else:
-            summary.skipped[PurePosixPath(file.path).suffix.lower() or "(no suffix)"] += 1
-    files.sort(key=lambda file: (file.path, file.uri))
+            name = PurePosixPath(file.path)
+            suffix = "._*" if name.name.startswith("._") else name.suffix.lower()
+            summary.skipped[suffix or "(no suffix)"] += 1
+    kind = sources.kind(location)
+    if not storage.name(location).lower().endswith(sources.SEQUENTIAL_SUFFIXES):
+        files.sort(key=lambda file: (file.path, file.uri))
     paths = [file.path for file in files]
-    is_one_image = sources.kind(location) == "image"
+    is_one_image = kind == "image"
     root = storage.name(storage.parent(location) if is_one_image else location).partition(".")[0]
     found = labels.from_folders(paths, root, names, required=required)
     return _table(
@@ -168,6 +161,11 @@ def _from_listing(
             "label": [label and str(label) for label in found],
         }
     )
+
+
+def _listed(skipped: Mapping[str, int], most: int | None = None) -> str:
+    ranked = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in ranked[:most])
 
 
 def _from_table(location: str, label_column: str, names: Mapping[str, Label]) -> pa.Table:

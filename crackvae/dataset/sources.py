@@ -25,10 +25,9 @@ from crackvae import storage
 from crackvae.errors import ImageError, InputError
 from crackvae.schema import Status
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .tif .tiff .bmp .webp .gif .pgm .ppm .pnm .jp2".split()
-)
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .mpo .png .tif .tiff .bmp .webp .gif .pgm .ppm .pnm .jp2".split())
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+SEQUENTIAL_SUFFIXES = (".tar.gz", ".tgz")  # a step back reads from the start again
 TABLE_SUFFIXES = (".parquet", ".csv")
 _NO_FILE = "is no regular file"
 

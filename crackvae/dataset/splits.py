@@ -52,8 +52,7 @@ def plan(
             without a normal.
     """
     size = {
-        label: Counter(group for group, found in zip(groups, labels, strict=True) if found == label)
-        for label in Label
+        label: Counter(group for group, found in zip(groups, labels, strict=True) if found == label) for label in Label
     }
     normal_total, crack_total = size[Label.NORMAL].total(), size[Label.CRACK].total()
     if not normal_total:
@@ -84,9 +83,7 @@ def plan(
         wanted[split[group]] -= count
     split |= _cut(size[Label.NORMAL] - placed, wanted, seed)
 
-    result = [
-        None if label is None else split[group] for group, label in zip(groups, labels, strict=True)
-    ]
+    result = [None if label is None else split[group] for group, label in zip(groups, labels, strict=True)]
     for name in (Split.TRAIN, Split.VAL):
         if (Label.NORMAL, name) not in zip(labels, result, strict=True):
             raise InputError(

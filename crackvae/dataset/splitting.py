@@ -45,9 +45,7 @@ class Plan:
     failed: dict[Status, int]
 
 
-def split(
-    table: pa.Table, *, external_normal: float = 0.25, external_crack: float = 0.75, seed: int = 0
-) -> Plan:
+def split(table: pa.Table, *, external_normal: float = 0.25, external_crack: float = 0.75, seed: int = 0) -> Plan:
     """Splits a labelled manifest by the reference plan; no group crosses a split.
 
     A `group` that the manifest brings along (the photograph of a crop, say) is kept together as
@@ -70,12 +68,8 @@ def split(
     group_N = _joined(twins.twin_groups(vector_ND, content_hash), table["group"].to_pylist())
     image_id = table["image_id"].to_pylist()
     names = [image_id[row] for row in group_N]
-    labels = [
-        label if ok else None for label, ok in zip(table["label"].to_pylist(), ok_N, strict=True)
-    ]
-    planned = splits.plan(
-        labels, names, external_normal=external_normal, external_crack=external_crack, seed=seed
-    )
+    labels = [label if ok else None for label, ok in zip(table["label"].to_pylist(), ok_N, strict=True)]
+    planned = splits.plan(labels, names, external_normal=external_normal, external_crack=external_crack, seed=seed)
     columns = {"group": names, "split": planned, "content_hash": content_hash}
     for name, values in columns.items():
         index = MANIFEST.get_field_index(name)
@@ -106,9 +100,7 @@ def _read(
             try:
                 data = local.reader.read(uris[row], limits.max_megabytes * 10**6)
                 hashes[row] = blake2b(data, digest_size=16).hexdigest()
-                gray_HW = decode_gray(
-                    data, min_side=limits.min_side, max_megapixels=limits.max_megapixels
-                )
+                gray_HW = decode_gray(data, min_side=limits.min_side, max_megapixels=limits.max_megapixels)
                 vector_ND[row] = twins.thumbnail_vector(gray_HW)
             except ImageError as error:
                 statuses[row] = error.status
@@ -126,9 +118,7 @@ def _read(
 def _joined(group_N: NDArray[np.int64], given: Sequence[str | None]) -> NDArray[np.int64]:
     """Joins twin groups that share a given group; each is named by its first row."""
     first_row: dict[str, int] = {}
-    given_N = np.array(
-        [row if name is None else first_row.setdefault(name, row) for row, name in enumerate(given)]
-    )
+    given_N = np.array([row if name is None else first_row.setdefault(name, row) for row, name in enumerate(given)])
     count = len(group_N)
     rows_E = np.concatenate([np.arange(count), np.arange(count)])
     to_E = np.concatenate([group_N, given_N])

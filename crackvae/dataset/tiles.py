@@ -16,9 +16,7 @@ from crackvae.images.tile import prepare
 from crackvae.schema import PART, Status
 
 
-def read_tiles(
-    uris: Sequence[str], image: ImageConfig, reader: Reader
-) -> tuple[NDArray[np.uint8], pa.Table]:
+def read_tiles(uris: Sequence[str], image: ImageConfig, reader: Reader) -> tuple[NDArray[np.uint8], pa.Table]:
     """Reads and decodes files.
 
     Args:

@@ -66,9 +66,7 @@ def thumbnail_vector(gray_HW: npt.NDArray[np.uint8]) -> _Float:
         zeros for an image of one gray, which is thus near to nobody.
     """
     # In float: the thumbnail of a smooth wall deviates by 1.3 grays, rounding it alone by 0.3.
-    thumbnail_HW = cv2.resize(
-        gray_HW.astype(np.float32), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA
-    )
+    thumbnail_HW = cv2.resize(gray_HW.astype(np.float32), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     vector_D: _Float = (thumbnail_HW - thumbnail_HW.mean(dtype=np.float64)).astype(np.float32)
     length = float(np.linalg.norm(vector_D))
     # Rounding gives one gray a length of up to 1e-3.
@@ -91,10 +89,7 @@ def twin_groups(vector_ND: _Float, content_hash: Sequence[str | None]) -> _Int:
     """
     first_row: dict[str, int] = {}
     group_N = np.array(
-        [
-            row if content is None else first_row.setdefault(content, row)
-            for row, content in enumerate(content_hash)
-        ],
+        [row if content is None else first_row.setdefault(content, row) for row, content in enumerate(content_hash)],
         np.int64,
     )
     row_M = np.flatnonzero((group_N == np.arange(len(group_N))) & vector_ND.any(axis=1))

@@ -27,8 +27,9 @@ Image.MAX_IMAGE_PIXELS = None
 # What a source may hold. Others would be surprises: for PostScript, Pillow starts Ghostscript.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 _ORIENTATION = 0x0112  # EXIF tag
-# libjpeg's warnings of pixels that are lost. It also warns of what loses none: extraneous bytes.
-_LOST_PIXELS = re.compile(r"premature end of data|bad .*code|instead of RST", re.IGNORECASE)
+# libjpeg's warnings of pixels that are lost; it tells the last one only. It also warns of what
+# loses none, such as the stray bytes that some cameras leave before a marker other than RST.
+_LOST_PIXELS = re.compile(r"premature end of data|bad .*code|instead of RST|before marker 0xd[0-7]", re.IGNORECASE)
 _OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-f]+>")  # an address differs in every process
 
 

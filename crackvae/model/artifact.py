@@ -142,9 +142,7 @@ def _read_index(location: str) -> tuple[bytes, dict[str, Any]]:
     try:
         data = storage.read_bytes(path)
     except OSError as error:
-        raise ArtifactError(
-            f"{location}: is no model (it has no {INDEX}); make one with `crackvae train`"
-        ) from error
+        raise ArtifactError(f"{location}: is no model (it has no {INDEX}); make one with `crackvae train`") from error
     try:
         index = json.loads(data)
         version = int(index["schema_version"]) if index["format"] == FORMAT else 0

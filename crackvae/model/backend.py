@@ -56,9 +56,7 @@ def resolve(device: str, precision: str) -> Backend:
     else:
         hardware = torch.backends.cpu.get_cpu_capability()
         native = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    chosen: Precision = (
-        "bf16" if precision == "bf16" or (precision == "auto" and native) else "fp32"
-    )
+    chosen: Precision = "bf16" if precision == "bf16" or (precision == "auto" and native) else "fp32"
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
     return Backend(device, hardware, chosen, versions)
 

@@ -63,9 +63,7 @@ class TileScorer:
         return np.concatenate(parts)[: len(tile_NHW)]
 
     @torch.inference_mode()
-    def _batches(
-        self, tile_NHW: NDArray[np.uint8]
-    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    def _batches(self, tile_NHW: NDArray[np.uint8]) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         for start in range(0, len(tile_NHW), self._batch_size):
             batch_BHW = np.zeros((self._batch_size, *tile_NHW.shape[1:]), np.uint8)
             taken = tile_NHW[start : start + self._batch_size]
@@ -96,9 +94,7 @@ class AnomalyScorer:
             raise ArtifactError("the model is not calibrated; `crackvae train` does it at its end")
         self.config = model.config
         self.calibration = model.calibration
-        self.threshold = calibration.threshold(
-            model.calibration.score_N, model.config.scoring.alpha
-        )
+        self.threshold = calibration.threshold(model.calibration.score_N, model.config.scoring.alpha)
         self.backend = backend.resolve(device, model.config.scoring.precision)
         self.tiles = TileScorer(model, self.backend.device, self.backend.precision)
 

@@ -152,9 +152,7 @@ def training(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _by_epoch(
-    axes: Axes, history: Sequence[Mapping[str, float]], key: str, label: str, colour: str
-) -> None:
+def _by_epoch(axes: Axes, history: Sequence[Mapping[str, float]], key: str, label: str, colour: str) -> None:
     epochs = [record["epoch"] for record in history]
     axes.plot(epochs, [record[key] for record in history], "o-", ms=4, color=colour, label=label)
 

@@ -106,9 +106,7 @@ def _words(scored: pa.Table, column: str) -> NDArray[np.object_]:
     return np.asarray(scored[column].to_pylist(), object)
 
 
-def _matches(
-    label_N: NDArray[np.object_], prediction_N: NDArray[np.object_], gallery: _Gallery
-) -> Rows:
+def _matches(label_N: NDArray[np.object_], prediction_N: NDArray[np.object_], gallery: _Gallery) -> Rows:
     chosen_N = label_N == gallery.label
     if gallery.prediction is not None:
         chosen_N &= prediction_N == gallery.prediction
@@ -158,9 +156,7 @@ def _gallery(gallery: _Gallery, total: int, cells: Sequence[_Cell], threshold: f
     return _sheet(title, cells, _COLUMNS, threshold, with_reconstruction=False)
 
 
-def _reconstructions(
-    examples: Mapping[Label, Sequence[_Cell]], kind: str, threshold: float
-) -> Figure:
+def _reconstructions(examples: Mapping[Label, Sequence[_Cell]], kind: str, threshold: float) -> Figure:
     *others, last = (f"{percentile}th" for percentile in _PERCENTILES)
     title = (
         f"{kind} normal (left) and crack (right): scores at the {', '.join(others)} and {last} "

@@ -55,13 +55,9 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
         Two Markdown tables, an empty line between them.
     """
     cards = {
-        (name, score): card
-        for name in reported_sets(metrics)
-        for score, card in scorecards(metrics, name).items()
+        (name, score): card for name in reported_sets(metrics) for score, card in scorecards(metrics, name).items()
     }
-    by_metric = [
-        [_NAMES[metric], *(interval(card[metric]) for card in cards.values())] for metric in METRICS
-    ]
+    by_metric = [[_NAMES[metric], *(interval(card[metric]) for card in cards.values())] for metric in METRICS]
     by_card = [
         [f"{name} {score}", f"{sum(card['confusion'].values()):,}",
          *(f"{card['confusion'][cell]:,}" for cell in _CELLS), f"{card['threshold']:.4g}"]
@@ -93,10 +89,7 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
             f"{counts['predicted'][Label.CRACK]:,} flagged as crack "
             f"({metrics['flagged_fraction']:.1%}) at alpha {threshold['alpha']:g}"
         )
-    lines.append(
-        f"threshold {threshold['value']:.4g}, from {threshold['calibration_normals']:,} "
-        "calibration normals"
-    )
+    lines.append(f"threshold {threshold['value']:.4g}, from {threshold['calibration_normals']:,} calibration normals")
     return lines
 
 

@@ -161,8 +161,7 @@ def check_same(run: Run, facts: Mapping[str, Any]) -> None:
     ]
     if differs:
         raise RefusedError(
-            f"{run.location}: is another run: {'; '.join(differs)}; give a new --out, "
-            "or the same as before to go on"
+            f"{run.location}: is another run: {'; '.join(differs)}; give a new --out, or the same as before to go on"
         )
 
 

@@ -82,9 +82,7 @@ def finalize(run: Run, judge: Judge) -> dict[str, Any]:
             kept.append(table.drop_columns(["image_id", "uri", "message"]))
     results = pa.concat_tables(kept)
     if results.num_rows != run.plan.num_rows:
-        raise CrackvaeError(
-            f"{location}: {results.num_rows} rows for {run.plan.num_rows} files; please report it"
-        )
+        raise CrackvaeError(f"{location}: {results.num_rows} rows for {run.plan.num_rows} files; please report it")
     summary = _summarise(results, judge)
     text = json.dumps(summary, indent=1, allow_nan=False)
     storage.write_bytes(storage.join(location, METRICS), text.encode())
@@ -152,9 +150,7 @@ def _summarise(results: pa.Table, judge: Judge) -> dict[str, Any]:
             "calibration_normals": len(judge.score_n),
         },
         "flagged_fraction": _number(predicted[Label.CRACK] / max(1, scored.num_rows)),
-        "score_quantiles": {
-            f"{level:g}": _number(value) for level, value in zip(_QUANTILES, quantiles, strict=True)
-        },
+        "score_quantiles": {f"{level:g}": _number(value) for level, value in zip(_QUANTILES, quantiles, strict=True)},
         "sets": _sets(scored, judge),
     }
 
@@ -179,9 +175,7 @@ def _set_metrics(rows: pa.Table, judge: Judge) -> dict[str, Any]:
     darkness_N = rows["darkness"].to_numpy()
     return {
         **_scorecard(rows["score"].to_numpy(), is_crack_N, group_N, judge.threshold),
-        "baselines": {
-            "darkness": _scorecard(darkness_N, is_crack_N, group_N, judge.darkness_threshold)
-        },
+        "baselines": {"darkness": _scorecard(darkness_N, is_crack_N, group_N, judge.darkness_threshold)},
     }
 
 

@@ -12,7 +12,7 @@ a kind it does not vary at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from crackvae.errors import InputError
 from crackvae.statistics.calibration import Floats
-from crackvae.statistics.metrics import METRICS, Bools, Float64s, Ranking
+from crackvae.statistics.metrics import METRICS, Bools, Ranking
 
 _BLOCK_WEIGHTS = 2**19
 """Weights that are held at once: some 65 MB with all that `Ranking.evaluate` makes of them."""
@@ -66,46 +66,13 @@ def bootstrap(
     Raises:
         InputError: The lengths differ, or a score is NaN.
     """
+    if np.shape(group_N) != np.shape(is_crack_N):
+        raise InputError(
+            f"groups {np.shape(group_N)} and labels {np.shape(is_crack_N)} do not match; give one of each per image"
+        )
     ranking = Ranking(score_N, is_crack_N, threshold)
-    draw = _draw(is_crack_N, group_N, resamples, seed)
-    return _intervals(ranking.evaluate, draw, len(is_crack_N), level)
-
-
-def paired_difference(
-    score_N: Floats,
-    other_N: Floats,
-    is_crack_N: Bools,
-    group_N: Groups,
-    threshold: float,
-    other_threshold: float,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, Interval]:
-    """By how much each of METRICS is larger with `score_N` than with `other_N`.
-
-    Both scores see the same resamples, so that what is hard for both cancels. Arguments, returns
-    and errors are those of `bootstrap`; values are in [-1, 1].
-    """
-    ranking = Ranking(score_N, is_crack_N, threshold)
-    other = Ranking(other_N, is_crack_N, other_threshold)
-
-    def difference(weight_RN: Weights) -> Float64s:
-        return ranking.evaluate(weight_RN) - other.evaluate(weight_RN)
-
-    draw = _draw(is_crack_N, group_N, resamples, seed)
-    return _intervals(difference, draw, len(is_crack_N), level)
-
-
-def _intervals(
-    statistic: Callable[[Weights], Float64s],
-    draw: Iterator[Weights],
-    images: int,
-    level: float,
-) -> dict[str, Interval]:
-    value_M = statistic(np.ones((1, images), np.int64))[0]
-    blocks = [statistic(weight_BN) for weight_BN in draw]
+    value_M = ranking.evaluate(np.ones((1, len(is_crack_N)), np.int64))[0]
+    blocks = [ranking.evaluate(weight_BN) for weight_BN in _draw(is_crack_N, group_N, resamples, seed)]
     intervals = {}
     for name, value, resampled_R in zip(METRICS, value_M, np.concatenate(blocks).T, strict=True):
         defined_D = resampled_R[~np.isnan(resampled_R)]
@@ -122,11 +89,6 @@ def _draw(is_crack_N: Bools, group_N: Groups, resamples: int, seed: int) -> Iter
     As many groups are drawn, with replacement, as there are, from each kind by a generator of its
     own: neither the size of the blocks nor the other kind changes what is drawn.
     """
-    if np.shape(group_N) != np.shape(is_crack_N):
-        raise InputError(
-            f"groups {np.shape(group_N)} and labels {np.shape(is_crack_N)} do not match; "
-            "give one of each per image"
-        )
     _, index_N = np.unique(group_N, return_inverse=True)
     cracks_G = np.bincount(index_N, weights=is_crack_N)
     kinds = (np.flatnonzero(cracks_G == 0), np.flatnonzero(cracks_G > 0))

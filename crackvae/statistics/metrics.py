@@ -58,8 +58,7 @@ class Ranking:
     def __init__(self, score_N: Floats, is_crack_N: Bools, threshold: float) -> None:
         if np.shape(score_N) != np.shape(is_crack_N) or np.ndim(score_N) != 1:
             raise InputError(
-                f"scores {np.shape(score_N)} and labels {np.shape(is_crack_N)} do not match; "
-                "give one of each per image"
+                f"scores {np.shape(score_N)} and labels {np.shape(is_crack_N)} do not match; give one of each per image"
             )
         if np.isnan(score_N).any():
             raise InputError("a score is NaN; evaluate only the images that were scored")

@@ -33,9 +33,7 @@ def damaged(tmp_path_factory):
     assert len(paths) == 1000
     for index, path in enumerate(paths[7::50]):
         data = path.read_bytes()
-        path.write_bytes(
-            [b"", b"text", data[: len(data) // 2], data[:-300], b"\xff" * 99][index % 5]
-        )
+        path.write_bytes([b"", b"text", data[: len(data) // 2], data[:-300], b"\xff" * 99][index % 5])
     (folder / "notes.txt").write_text("not an image")
     return folder
 
@@ -92,9 +90,7 @@ def test_another_model_or_source_is_refused(run, model, survey, tmp_path):
         scoring.score(str(model), [str(survey)], run.run)
     loaded = artifact.load(str(model))
     provenance = {**loaded.provenance, "date": "another"}
-    changed = artifact.Artifact(
-        loaded.config, loaded.weights, loaded.calibration, loaded.history, provenance
-    )
+    changed = artifact.Artifact(loaded.config, loaded.weights, loaded.calibration, loaded.history, provenance)
     artifact.save(changed, str(tmp_path / "other"))
     source = list(directory.open_run(run.run).facts["sources"])
     with pytest.raises(RefusedError, match="model was"):
@@ -157,9 +153,7 @@ def test_killed_workers_lose_nothing(model, damaged, run, tmp_path, ray_session)
     assert ours == Path(run.run, "results.csv").read_bytes()
 
 
-def test_more_failures_than_allowed_keep_the_results_and_change_the_exit_code(
-    model, tmp_path, ray_session
-):
+def test_more_failures_than_allowed_keep_the_results_and_change_the_exit_code(model, tmp_path, ray_session):
     folder = tmp_path / "survey"
     synthetic.write_survey(folder, normals=3, cracks=0, size=64)
     (folder / "bad.jpg").write_bytes(b"text")

@@ -39,9 +39,7 @@ def test_two_workers_reach_the_validation_loss_of_one(model, split_manifest, tmp
     assert abs(two[-1]["val_mse"] - one[-1]["val_mse"]) < gained / 2
 
 
-def test_training_on_from_a_model_begins_where_it_ended(
-    model, split_manifest, tmp_path, ray_session
-):
+def test_training_on_from_a_model_begins_where_it_ended(model, split_manifest, tmp_path, ray_session):
     first = artifact.load(str(model))
     on = training.train(str(split_manifest), str(tmp_path / "model"), TINY, start_from=str(model))
     assert on.history[0]["val_mse"] < first.history[0]["val_mse"]

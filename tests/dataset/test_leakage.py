@@ -49,8 +49,7 @@ def brute_force(vector_ND, hashes, split):
             continue
         exact = hashes[first] is not None and hashes[first] == hashes[second]
         near = any(
-            vector_ND[first] @ symmetric(vector_ND[second], symmetry) >= TWIN_CORRELATION
-            for symmetry in range(8)
+            vector_ND[first] @ symmetric(vector_ND[second], symmetry) >= TWIN_CORRELATION for symmetry in range(8)
         )
         entry = counts[split[first], split[second]]
         entry[0] += exact
@@ -71,8 +70,7 @@ def test_counts_equal_those_of_brute_force(seed, block):
         found = check(vector_ND, hashes, split)
     wanted = brute_force(vector_ND, hashes, split)
     assert {
-        (pair.first, pair.second): (pair.exact_pairs, pair.near_pairs, pair.second_images)
-        for pair in found.pairs
+        (pair.first, pair.second): (pair.exact_pairs, pair.near_pairs, pair.second_images) for pair in found.pairs
     } == {pair: wanted[pair] for pair in itertools.combinations(found.images, 2)}
     assert found.leaks == sum(exact + near for exact, near, _ in wanted.values())
     assert found.sampled_share == 1

@@ -48,9 +48,7 @@ def test_same_on_any_machine():
 
 @settings(max_examples=30, deadline=None)
 @given(pure_groups(), st.floats(0, 0.3), st.floats(0, 1), st.integers(0, 99), st.randoms())
-def test_whole_groups_within_one_group_of_the_wanted_sizes(
-    data, external_normal, external_crack, seed, random
-):
+def test_whole_groups_within_one_group_of_the_wanted_sizes(data, external_normal, external_crack, seed, random):
     labels, groups = data
     try:
         split = plan(

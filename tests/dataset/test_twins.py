@@ -27,9 +27,7 @@ def symmetric(gray_HW, symmetry):
 
 
 def reencoded(gray_HW, quality=70):
-    return cv2.imdecode(
-        cv2.imencode(".jpg", gray_HW, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE
-    )
+    return cv2.imdecode(cv2.imencode(".jpg", gray_HW, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
 
 
 def unit(vector_ND):
@@ -144,9 +142,7 @@ def test_descriptor_is_invariant_and_never_farther_than_the_images(seed, symmetr
 def test_correlation_is_the_highest_over_the_symmetries(seed):
     rng = np.random.default_rng(seed)
     first_D, second_D = unit(rng.normal(size=(2, 576)))
-    coefficient_NFF = dctn(
-        np.stack([first_D, second_D]).reshape(2, 24, 24), axes=(1, 2), norm="ortho"
-    )
+    coefficient_NFF = dctn(np.stack([first_D, second_D]).reshape(2, 24, 24), axes=(1, 2), norm="ortho")
     coefficient_ND = coefficient_NFF.reshape(2, -1)[:, twins._PARITY_ORDER]
     highest = max(float(first_D @ copy) for copy in all_symmetries(second_D))
     found_P = twins._correlation(coefficient_ND, np.array([[0, 1]]))
@@ -180,9 +176,7 @@ def test_same_groups_as_brute_force(seed, correlation, searched, chains):
 def test_many_shots_of_one_scene_cost_few_correlations(monkeypatch):
     correlated = []
     exact = twins._correlation
-    monkeypatch.setattr(
-        twins, "_correlation", lambda c, pairs: correlated.append(len(pairs)) or exact(c, pairs)
-    )
+    monkeypatch.setattr(twins, "_correlation", lambda c, pairs: correlated.append(len(pairs)) or exact(c, pairs))
     monkeypatch.setattr(twins, "_CORRELATED", 1000)
     rng = np.random.default_rng(0)
     vector_ND = unit(rng.normal(size=(1, 576)) + 0.03 * rng.normal(size=(1000, 576)))

@@ -68,18 +68,13 @@ def test_a_crack_crosses_much_of_the_image_and_covers_little_of_it(seed: int) ->
 @pytest.mark.parametrize("width_px", [1.5, 3.0, 6.0])
 def test_a_crack_is_about_as_wide_as_asked(width_px: float) -> None:
     # The estimate comes out low: branches are thinner than the trunk, and rough edges are longer.
-    masks = [
-        synthetic.crack(np.random.default_rng(s), 227, 227, width_px=width_px) for s in range(12)
-    ]
-    assert np.mean([mean_width_px(mask_HW) for mask_HW in masks]) == pytest.approx(
-        width_px, rel=0.25
-    )
+    masks = [synthetic.crack(np.random.default_rng(s), 227, 227, width_px=width_px) for s in range(12)]
+    assert np.mean([mean_width_px(mask_HW) for mask_HW in masks]) == pytest.approx(width_px, rel=0.25)
 
 
 def test_coverage_grows_with_the_width_in_proportion() -> None:
     areas = [
-        float(synthetic.crack(np.random.default_rng(5), 227, 227, width_px=width_px).sum())
-        for width_px in (1, 2, 4)
+        float(synthetic.crack(np.random.default_rng(5), 227, 227, width_px=width_px).sum()) for width_px in (1, 2, 4)
     ]
     assert areas[1] / areas[0] == pytest.approx(2, rel=0.15)
     assert areas[2] / areas[1] == pytest.approx(2, rel=0.15)
@@ -94,12 +89,8 @@ def test_a_crack_is_darker_than_its_surroundings(seed: int) -> None:
 
 
 def test_darkness_tells_most_cracks_from_sound_concrete_but_not_all() -> None:
-    sound = np.array(
-        [darkness(synthetic.concrete(np.random.default_rng([0, s]))) for s in range(40)]
-    )
-    crack = np.array(
-        [darkness(synthetic.cracked(np.random.default_rng([1, s]))[0]) for s in range(40)]
-    )
+    sound = np.array([darkness(synthetic.concrete(np.random.default_rng([0, s]))) for s in range(40)])
+    crack = np.array([darkness(synthetic.cracked(np.random.default_rng([1, s]))[0]) for s in range(40)])
     assert 0.8 < (crack[:, None] > sound).mean() < 0.99
 
 
@@ -132,9 +123,7 @@ def test_a_survey_has_the_names_and_the_counts_asked_for(tmp_path: Path) -> None
 
 def test_an_image_of_a_survey_does_not_depend_on_the_counts(tmp_path: Path) -> None:
     synthetic.write_survey(tmp_path / "few", normals=1, cracks=1, size=64)
-    synthetic.write_survey(
-        tmp_path / "many", normals=3, cracks=2, size=64, masks=tmp_path / "masks"
-    )
+    synthetic.write_survey(tmp_path / "many", normals=3, cracks=2, size=64, masks=tmp_path / "masks")
     synthetic.write_survey(tmp_path / "other", normals=1, cracks=1, size=64, seed=1)
 
     for name in names(tmp_path / "few"):

@@ -31,13 +31,9 @@ def test_an_artifact_comes_back_as_it_was(saved, tiny_artifact):
 def test_the_fingerprint_changes_with_the_calibration(tmp_path, saved, tiny_artifact):
     kept = tiny_artifact.calibration
     other = Calibration(kept.image_id, kept.score_N + 1, kept.darkness_N)
-    changed = Artifact(
-        tiny_artifact.config, tiny_artifact.weights, other, tiny_artifact.history, {}
-    )
+    changed = Artifact(tiny_artifact.config, tiny_artifact.weights, other, tiny_artifact.history, {})
     artifact.save(changed, str(tmp_path / "other"))
-    assert (
-        artifact.load(str(tmp_path / "other")).fingerprint != artifact.load(str(saved)).fingerprint
-    )
+    assert artifact.load(str(tmp_path / "other")).fingerprint != artifact.load(str(saved)).fingerprint
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "calibration.parquet", "history.json"])

@@ -24,9 +24,7 @@ from crackvae.run.finalize import Judge
 NORMALS, CRACKS = 24, 20
 GALLERIES = {"true_positives", "false_positives", "false_negatives", "true_negatives"}
 ALWAYS = {"scores", "training", "reconstructions"}
-CONFIG = Config(
-    image=ImageConfig(tile_size=32), network=NetworkConfig(channels=(4, 4, 4, 4), latent=4)
-)
+CONFIG = Config(image=ImageConfig(tile_size=32), network=NetworkConfig(channels=(4, 4, 4, 4), latent=4))
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +40,7 @@ def model(survey, tmp_path_factory):
     location = str(tmp_path_factory.mktemp("model") / "model")
     weights = artifact.build_network(CONFIG).state_dict()
     history = [
-        {"epoch": epoch, "mse": 0.02 / epoch, "kl": 20.0 + epoch, "val_mse": 0.021 / epoch}
-        for epoch in (1, 2, 3)
+        {"epoch": epoch, "mse": 0.02 / epoch, "kl": 20.0 + epoch, "val_mse": 0.021 / epoch} for epoch in (1, 2, 3)
     ]
     untrained = Artifact(CONFIG, weights, None, history, {})
     uris = [storage.to_uri(str(path)) for path in sorted((survey / "normal").iterdir())[:20]]

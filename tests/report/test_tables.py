@@ -19,9 +19,7 @@ def scorecard(first, threshold):
 
 def one_set():
     baseline = scorecard(interval(None), 46.0)
-    return scorecard(interval(0.99334, 0.99211, 0.99438), 0.0123) | {
-        "baselines": {"darkness": baseline}
-    }
+    return scorecard(interval(0.99334, 0.99211, 0.99438), 0.0123) | {"baselines": {"darkness": baseline}}
 
 
 def metrics(sets=("internal", "external", "all"), **status):
@@ -71,9 +69,7 @@ def test_cells_of_the_confusion_matrix_are_named():
     assert row["images"] == "1,243"
 
 
-@pytest.mark.parametrize(
-    ("sets", "shown"), [(("internal", "all"), "internal mse"), (("all",), "all mse")]
-)
+@pytest.mark.parametrize(("sets", "shown"), [(("internal", "all"), "internal mse"), (("all",), "all mse")])
 def test_all_is_shown_only_where_nothing_else_is(sets, shown):
     header = metrics_table(metrics(sets)).split("\n")[0]
     assert shown in header

@@ -31,9 +31,7 @@ def create(location, files=FILES, labelled=True):
         for i in range(files)
     ]
     sets = pa.array(["internal", "external"] * (files // 2), pa.string())
-    return directory.create(
-        str(location), pa.Table.from_pylist(rows, MANIFEST), sets, {"model": "m"}
-    )
+    return directory.create(str(location), pa.Table.from_pylist(rows, MANIFEST), sets, {"model": "m"})
 
 
 def part(run, number):
@@ -71,9 +69,7 @@ def undisturbed(tmp_path_factory):
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=st.lists(st.integers(0, 2), max_size=6), early=st.booleans())
-def test_any_history_of_shards_ends_in_the_same_bytes(
-    undisturbed, tmp_path_factory, history, early
-):
+def test_any_history_of_shards_ends_in_the_same_bytes(undisturbed, tmp_path_factory, history, early):
     """Written in any order, again, and after a finalize that came too early."""
     location = tmp_path_factory.mktemp("disturbed")
     score(create(location), history)

@@ -19,9 +19,7 @@ ALPHAS = st.one_of(
 
 def scores(dtype, max_size=60, elements=None):
     elements = elements or st.one_of(TIED, st.floats(-10, 10, width=32))
-    return arrays(np.float64, st.integers(1, max_size), elements=elements).map(
-        lambda score_N: score_N.astype(dtype)
-    )
+    return arrays(np.float64, st.integers(1, max_size), elements=elements).map(lambda score_N: score_N.astype(dtype))
 
 
 def test_p_value_counts_ties_as_at_least_as_anomalous():

@@ -6,7 +6,7 @@ import pytest
 
 from crackvae.errors import InputError
 from crackvae.statistics import intervals
-from crackvae.statistics.intervals import Interval, bootstrap, paired_difference
+from crackvae.statistics.intervals import Interval, bootstrap
 from crackvae.statistics.metrics import METRICS, evaluate
 
 
@@ -94,32 +94,6 @@ def test_coverage_holds_for_groups_and_fails_without_them():
     clustered, naive = covered / simulations
     assert clustered >= 0.88  # nominal .95; .88 is three standard errors below
     assert naive < 0.82
-
-
-def test_difference_with_itself_is_exactly_zero():
-    score_N, is_crack_N, group_N = photographs(3)
-    result = paired_difference(score_N, score_N, is_crack_N, group_N, 0.5, 0.5, resamples=20)
-    assert set(result.values()) == {Interval(0.0, 0.0, 0.0)}
-
-
-def test_difference_is_signed_and_paired():
-    score_N, is_crack_N, group_N = photographs(4)
-    worse_N = score_N + np.random.default_rng(0).normal(scale=1.0, size=score_N.size)
-    arguments = (is_crack_N, group_N, 0.5, 0.7)
-    better = paired_difference(score_N, worse_N, *arguments, resamples=200)["roc_auc"]
-    assert better.value == pytest.approx(
-        evaluate(score_N, is_crack_N, 0)["roc_auc"] - evaluate(worse_N, is_crack_N, 0)["roc_auc"]
-    )
-    single = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=200)["roc_auc"]
-    assert better.high - better.low < single.high - single.low
-    swapped = paired_difference(worse_N, score_N, is_crack_N, group_N, 0.7, 0.5, resamples=200)
-    assert dataclasses.astuple(swapped["roc_auc"]) == pytest.approx(
-        (-better.value, -better.high, -better.low)
-    )
-    # Each score meets its own threshold.
-    recall = paired_difference(score_N, worse_N, *arguments, resamples=20)["recall"]
-    expected = [evaluate(s, is_crack_N, t)["recall"] for s, t in [(score_N, 0.5), (worse_N, 0.7)]]
-    assert recall.value == pytest.approx(expected[0] - expected[1])
 
 
 def test_undefined_metrics_have_no_interval():

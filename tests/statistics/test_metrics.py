@@ -62,10 +62,7 @@ def weighted_scores(draw):
 def test_weighted_metrics_equal_scikit_learn(case):
     score_N, is_crack_N, threshold, weight_RN = case
     value_RM = Ranking(score_N, is_crack_N, threshold).evaluate(weight_RN)
-    expected_RM = [
-        sklearn_metrics(score_N.astype(float), is_crack_N, threshold, weight_N)
-        for weight_N in weight_RN
-    ]
+    expected_RM = [sklearn_metrics(score_N.astype(float), is_crack_N, threshold, weight_N) for weight_N in weight_RN]
     np.testing.assert_allclose(value_RM, expected_RM, rtol=1e-12, atol=1e-12)
 
 
@@ -156,9 +153,7 @@ def test_what_cannot_be_ranked_is_refused(function):
 def test_confusion_and_evaluate_agree_with_scikit_learn(case):
     score_N, is_crack_N, threshold, _ = case
     cells = confusion(score_N, is_crack_N, threshold)
-    (tn, fp), (fn, tp) = confusion_matrix(
-        is_crack_N, score_N.astype(float) > threshold, labels=[0, 1]
-    )
+    (tn, fp), (fn, tp) = confusion_matrix(is_crack_N, score_N.astype(float) > threshold, labels=[0, 1])
     assert cells == Confusion(tn=tn, fp=fp, fn=fn, tp=tp)
     assert evaluate(score_N, is_crack_N, threshold)["recall"] == cells.tp / (cells.tp + cells.fn)
 

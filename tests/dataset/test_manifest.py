@@ -1,0 +1,439 @@
+import io
+import os
+import tarfile
+import tempfile
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crackvae import storage
+from crackvae.dataset import manifest
+from crackvae.dataset.sources import Reader
+from crackvae.errors import InputError
+from crackvae.schema import MANIFEST
+
+few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+# Names that say nothing about labels. Folders have no dot, so that no file has a folder's name.
+ODD = "aZ09 \n\t,;\"'#%!?&=+~\\é🐢"
+FOLDER = st.text(ODD, min_size=1, max_size=6)
+STEM = st.text(ODD + ".", min_size=1, max_size=6).filter(lambda stem: stem != "." and stem[:2] != "._")
+PATH = st.builds(
+    lambda folders, stem, suffix: "/".join([*folders, stem + suffix]),
+    st.lists(FOLDER, max_size=2),
+    STEM,
+    st.sampled_from([".jpg", ".JPG", ".png"]),
+)
+PATHS = st.lists(PATH, min_size=1, max_size=5, unique=True)
+
+
+def make_folder(place, paths):
+    for path in paths:
+        file = place / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(path.encode())
+    return str(place)
+
+
+def make_zip(place, paths):
+    with zipfile.ZipFile(place, "w") as archive:
+        for path in paths:
+            archive.writestr(path, path.encode())
+    return str(place)
+
+
+def make_tar(place, paths, prefix=""):
+    with tarfile.open(place, "w:gz" if place.name.endswith("gz") else "w") as archive:
+        for path in paths:
+            member = tarfile.TarInfo(prefix + path)
+            member.size = len(path.encode())
+            archive.addfile(member, io.BytesIO(path.encode()))
+    return str(place)
+
+
+# Makes the same survey in a folder, as every kind of source.
+MAKERS = [
+    lambda place, paths: make_folder(place / "a survey, #1", paths),
+    lambda place, paths: make_zip(place / "b!.zip", paths),
+    lambda place, paths: make_tar(place / "c%41.tar", paths),
+    lambda place, paths: make_tar(place / "d.tar.gz", paths),
+    lambda place, paths: make_tar(place / "e.tar", paths, prefix="./"),
+]
+
+
+def column(table, name):
+    return table[name].to_pylist()
+
+
+def ids(*locations, **options):
+    return column(manifest.build(locations, **options)[0], "image_id")
+
+
+def refusal(*locations, **options):
+    with pytest.raises(InputError) as caught:
+        manifest.build([str(location) for location in locations], **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def csv(tmp_path, text, name="table.csv"):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return str(tmp_path / name)
+
+
+@few
+@given(PATHS)
+def test_an_id_is_the_relative_place_wherever_and_in_whatever_the_survey_lies(paths):
+    with tempfile.TemporaryDirectory() as temporary:
+        for place in (Path(temporary, "x"), Path(temporary, "y #2")):
+            place.mkdir()
+            for make in MAKERS:
+                table, summary = manifest.build([make(place, paths)])
+                found = column(table, "image_id")
+                in_order = paths if table["uri"][0].as_py().count(".tar.gz!/") else sorted(paths)
+                assert found == in_order
+                assert summary.images == len(paths)
+                assert summary.repeated == 0
+
+
+@few
+@given(PATHS)
+def test_a_uri_leads_to_the_bytes_of_its_id(paths):
+    with tempfile.TemporaryDirectory() as temporary, Reader() as reader:
+        for make in MAKERS:
+            table, _ = manifest.build([make(Path(temporary), paths)])
+            for row in table.to_pylist():
+                assert reader.read(row["uri"], 1000) == row["image_id"].encode()
+                assert row["size"] == len(row["image_id"].encode())
+
+
+@few
+@given(PATHS, PATHS)
+def test_two_sources_with_equal_relative_paths_do_not_collide(first, second):
+    with tempfile.TemporaryDirectory() as temporary:
+        locations = [
+            make_folder(Path(temporary, "one"), first),
+            make_zip(Path(temporary, "two.zip"), second),
+        ]
+        table, summary = manifest.build(locations)
+        found = column(table, "image_id")
+        assert len(set(found)) == len(found) == len(first) + len(second) == summary.images
+        assert found[: len(first)] == sorted(first)
+        # What collides gets a number; what does not keeps its id.
+        assert set(found[len(first) :]) >= set(second) - set(first)
+        assert summary.repeated == 0
+
+
+@few
+@given(PATHS, st.integers(1, 2), st.sampled_from(MAKERS))
+def test_a_uri_named_twice_is_one_row_and_a_warning(paths, more, make):
+    with tempfile.TemporaryDirectory() as temporary:
+        location = make(Path(temporary), paths)
+        once, quiet = manifest.build([location])
+        again, summary = manifest.build([location, storage.to_uri(location), location][: 1 + more])
+        assert again.equals(once)
+        assert summary.repeated == more * len(paths)
+        assert any("warning: " in line for line in summary.lines())
+        assert not any("warning: " in line for line in quiet.lines())
+
+
+@few
+@given(PATHS, st.randoms(use_true_random=False))
+def test_the_order_of_listing_does_not_matter(paths, random):
+    tables = []
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary, "a.zip")
+        for _ in range(2):
+            tables.append(manifest.build([make_zip(place, paths)])[0].drop_columns("mtime"))
+            random.shuffle(paths)
+    assert tables[0].equals(tables[1])
+
+
+def test_names_that_are_written_alike_keep_their_ids_in_any_order_of_listing(tmp_path):
+    raw, escaped = os.fsdecode(b"\xff.jpg"), r"\xff.jpg"
+    found = []
+    for names in ((raw, escaped), (escaped, raw)):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            for name in names:
+                archive.addfile(tarfile.TarInfo(name))
+        table, _ = manifest.build([str(tmp_path / "a.tar")])
+        found.append(dict(zip(column(table, "uri"), column(table, "image_id"), strict=True)))
+    assert found[0] == found[1]
+    assert sorted(found[0].values()) == [r"\xff.jpg", r"\xff.jpg#2"]
+
+
+def test_many_sources_with_equal_paths_are_numbered_in_their_order(tmp_path):
+    folders = [make_folder(tmp_path / str(index), ["a.jpg"]) for index in range(12)]
+    assert ids(*folders) == ["a.jpg"] + [f"a.jpg#{number}" for number in range(2, 13)]
+
+
+def test_many_rows_of_one_id_are_numbered_in_no_time(tmp_path):
+    table = pa.table({"uri": [f"{row}.jpg" for row in range(20_000)], "image_id": ["x"] * 20_000})
+    pq.write_table(table, tmp_path / "table.parquet")
+    found = ids(str(tmp_path / "table.parquet"))
+    assert len(set(found)) == 20_000
+    assert found[-1] == "x#20000"
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_is_twice_in_an_archive_is_one_row_and_a_warning(tmp_path):
+    table, summary = manifest.build([make_zip(tmp_path / "a.zip", ["a.jpg", "a.jpg"])])
+    assert column(table, "image_id") == ["a.jpg"]
+    assert summary.lines()[-1] == "warning: 1 files were named more than once, kept once"
+
+
+def test_the_summary_counts_labels_and_what_is_no_image_by_suffix(tmp_path):
+    paths = [
+        "normal/1.jpg",
+        "normal/2.JPG",
+        "crack/1.png",
+        "crack/._1.png",
+        "readme",
+        "a.TXT",
+        "b.txt",
+    ]
+    _, summary = manifest.build([make_folder(tmp_path / "x", paths)])
+    assert summary.labels == {"normal": 2, "crack": 1}
+    assert summary.skipped == {".txt": 2, "(no suffix)": 1, "._*": 1}
+    assert summary.bytes == sum(map(len, paths[:3]))
+    assert summary.lines() == [
+        "3 images (0 MB): 1 crack, 2 normal",
+        "no images by their name: 2 .txt, 1 (no suffix), 1 ._*",
+    ]
+
+
+def test_a_survey_without_labels_is_unlabelled(tmp_path):
+    summary = manifest.build([make_folder(tmp_path / "x", ["a.jpg", "b/c.jpg"])])[1]
+    assert summary.labels == {"unlabelled": 2}
+
+
+def test_folders_label_their_files_and_so_does_the_folder_of_a_single_image(tmp_path):
+    make_folder(tmp_path / "x", ["Positive/good.jpg", "Negative/crack.jpg"])
+    table, _ = manifest.build([str(tmp_path / "x")])
+    assert column(table, "label") == ["normal", "crack"]
+    assert column(manifest.rows(table, label="crack"), "image_id") == ["Positive/good.jpg"]
+
+    images = sorted(map(str, (tmp_path / "x").rglob("*.jpg")))
+    assert column(manifest.build(images)[0], "label") == ["normal", "crack"]
+    assert column(manifest.build([make_folder(tmp_path / "y", ["crack.jpg"])])[0], "label") == [None]
+    assert column(manifest.build([str(tmp_path / "y/crack.jpg")])[0], "label") == [None]
+
+
+def test_the_name_of_an_archive_labels_what_it_holds(tmp_path):
+    locations = [
+        make_zip(tmp_path / "Negative.zip", ["a.jpg"]),
+        make_tar(tmp_path / "crack.tar.gz", ["b.jpg"]),
+    ]
+    assert column(manifest.build(locations)[0], "label") == ["normal", "crack"]
+
+
+def test_given_names_label_folders_and_unknown_ones_are_told(tmp_path):
+    folder = make_folder(tmp_path / "x", ["gut/1.jpg", "schlecht/1.jpg"])
+    table, _ = manifest.build([folder], normal=["gut"], crack=["schlecht"])
+    assert column(table, "label") == ["normal", "crack"]
+    assert "'schlecht' (1)" in refusal(folder, normal=["gut"])
+    assert "found 'gut' (1), 'schlecht' (1)" in refusal(folder, crack=["bad"])
+
+
+def test_an_empty_folder_and_one_without_images_say_what_was_found(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert refusal(tmp_path / "empty") == f"{tmp_path}/empty: no image; found no file at all"
+    make_folder(tmp_path / "x", ["a.txt", "b.txt", "c"])
+    assert refusal(tmp_path / "x").endswith("/x: no image; found 2 .txt, 1 (no suffix)")
+    assert "missing: no such file or folder" in refusal(tmp_path / "missing")
+
+
+def test_a_row_holds_size_and_time(tmp_path):
+    make_folder(tmp_path / "x", ["a.jpg"])
+    os.utime(tmp_path / "x/a.jpg", (1_700_000_000, 1_700_000_000.25))
+    table, _ = manifest.build([str(tmp_path / "x")])
+    assert table.schema.equals(MANIFEST)
+    assert table.to_pylist() == [
+        {
+            "image_id": "a.jpg",
+            "uri": storage.to_uri(str(tmp_path / "x/a.jpg")),
+            "size": 5,
+            "mtime": datetime.fromtimestamp(1_700_000_000.25, UTC),
+            **dict.fromkeys(("label", "group", "split", "content_hash")),
+        }
+    ]
+
+
+def test_a_manifest_comes_back_from_its_file_and_is_a_source_too(tmp_path):
+    table, _ = manifest.build([make_folder(tmp_path / "x", ["normal/a,\n#.jpg", "crack/b.jpg"])])
+    group = table.schema.get_field_index("group")
+    table = table.set_column(group, MANIFEST.field("group"), pa.array(["one", None]))
+    path = str(tmp_path / "manifest.parquet")
+    manifest.write(table, path)
+    assert manifest.read(path).equals(table)
+    assert manifest.build([path])[0].equals(table)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_of_relative_and_absolute_uris(tmp_path, suffix):
+    make_folder(tmp_path / "in! #1", ["50%.jpg", "d/b.jpg"])
+    make_folder(tmp_path, ["c.jpg"])
+    frame = pd.DataFrame(
+        {
+            "uri": [
+                "50%.jpg",
+                "./d/b.jpg",
+                "../c.jpg",
+                str(tmp_path / "in! #1/d/b.jpg"),
+                storage.to_uri(str(tmp_path / "c.jpg")),
+                "s3://bucket/x%20y.jpg",
+            ]
+        }
+    )
+    path = str(tmp_path / "in! #1" / f"table.{suffix}")
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    table, summary = manifest.build([path])
+    assert column(table, "uri") == [
+        storage.to_uri(str(tmp_path / name)) for name in ("in! #1/50%.jpg", "in! #1/d/b.jpg", "c.jpg")
+    ] + ["s3://bucket/x%20y.jpg"]
+    assert column(table, "image_id") == [
+        "50%.jpg",
+        "./d/b.jpg",
+        "../c.jpg",
+        "s3://bucket/x%20y.jpg",
+    ]
+    assert summary.repeated == 2
+    with Reader() as reader:
+        assert reader.read(column(table, "uri")[0], 100) == b"50%.jpg"
+
+
+def test_a_table_that_is_not_local_has_relative_uris_beside_it():
+    place = "mock://manifest?x=y"
+    storage.remote(place)[0].create_dir("manifest")
+    storage.write_bytes(storage.join(place, "table.csv"), b"uri\na #1.jpg\n/local.jpg\n")
+    table, _ = manifest.build([storage.join(place, "table.csv")])
+    assert column(table, "uri") == ["mock://manifest/a%20%231.jpg?x=y", "file:///local.jpg"]
+
+
+def test_a_csv_file_holds_names_with_newlines_commas_and_quotes(tmp_path):
+    names = ['a,"b".jpg', "new\nline.jpg", "żółw 🐢.jpg"]
+    pd.DataFrame({"uri": names}).to_csv(tmp_path / "table.csv", index=False)
+    assert ids(str(tmp_path / "table.csv")) == names
+
+
+def test_names_with_newlines_may_fill_a_csv_file_of_many_blocks(tmp_path):
+    names = [str(row) + "\n" * 1000 + ".jpg" for row in range(1500)]  # 1.5 MB; a block has 1 MB
+    pd.DataFrame({"uri": names}).to_csv(tmp_path / "table.csv", index=False)
+    assert ids(str(tmp_path / "table.csv")) == names
+
+
+def test_text_in_a_csv_file_stays_text(tmp_path):
+    path = csv(tmp_path, "image_id,uri,group,content_hash,size\n007,1,NA,12e3,5\n,2,,,\n")
+    table, _ = manifest.build([path])
+    assert column(table, "image_id") == ["007", "2"]
+    assert column(table, "uri") == [storage.to_uri(str(tmp_path / name)) for name in "12"]
+    assert column(table, "group") == ["NA", None]
+    assert column(table, "content_hash") == ["12e3", None]
+    assert column(table, "size") == [5, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 1], ["normal", "crack"]),
+        ([1.0, None], ["crack", None]),
+        ([False, True], ["normal", "crack"]),
+        (["negative", "Positive"], ["normal", "crack"]),
+        ([None, None], [None, None]),
+    ],
+)
+@pytest.mark.parametrize("name", ["label", "has crack?"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_of_labels(tmp_path, values, expected, name, suffix):
+    frame = pd.DataFrame({"uri": ["a.jpg", "b.jpg"], name: values})
+    path = str(tmp_path / f"table.{suffix}")
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    assert column(manifest.build([path], label_column=name)[0], "label") == expected
+
+
+def test_given_values_of_a_column_mean_labels(tmp_path):
+    path = csv(tmp_path, "uri,label\na.jpg,1\nb.jpg,0\n")
+    assert column(manifest.build([path], normal=["1"], crack=["0"])[0], "label") == [
+        "normal",
+        "crack",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("path,label\na.jpg,1\n", "table.csv: has no column 'uri'; found 'path', 'label'"),
+        ('"pa\nth"\na.jpg\n', r"has no column 'uri'; found 'pa\nth'"),
+        ("uri,label\na.jpg,1\n,0\n", "table.csv: row 2 has no uri; fill or remove it"),
+        ("uri,label\na.jpg,maybe\n", "table.csv: label 'maybe' is unknown; use "),
+        ("uri,label\na.jpg,-1\n", "table.csv: label '-1' is unknown; use "),
+        ("uri,uri\na.jpg,b.jpg\n", "table.csv: has several columns 'uri'; keep one"),
+        ("uri,size\na.jpg,large\n", "table.csv: a column has the wrong type: "),
+        ("uri\na.jpg,b.jpg\n", "table.csv: cannot be read as CSV: "),
+        ("", "table.csv: cannot be read as CSV: "),
+        ("uri\n", "table.csv: no image; found no file at all"),
+    ],
+)
+def test_a_wrong_table_is_refused_in_one_line(tmp_path, text, told):
+    assert told in refusal(csv(tmp_path, text))
+
+
+def test_a_null_uri_and_a_missing_label_column_of_a_parquet_file_are_refused(tmp_path):
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"uri": ["a.jpg", None]}), path)
+    assert "table.parquet: row 2 has no uri" in refusal(path)
+    assert "has no column 'crack'; found 'uri'" in refusal(path, label_column="crack")
+
+
+def test_a_row_without_an_id_is_named_by_its_uri(tmp_path):
+    pq.write_table(
+        pa.table({"uri": ["a.jpg", "b.jpg", "c.jpg"], "image_id": [7, None, None]}),
+        tmp_path / "table.parquet",
+    )
+    assert ids(str(tmp_path / "table.parquet")) == ["7", "b.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize("data", [b"", b"uri\na.jpg\n", b"PAR1" + bytes(50) + b"PAR1"])
+def test_a_damaged_parquet_file_is_refused(tmp_path, data):
+    (tmp_path / "table.parquet").write_bytes(data)
+    assert "table.parquet: cannot be read as Parquet: " in refusal(tmp_path / "table.parquet")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        manifest.read(str(tmp_path / "table.parquet"))
+
+
+def foreign(version, **columns):
+    table = MANIFEST.empty_table()
+    for name, value in columns.items():
+        index = table.schema.get_field_index(name)
+        table = table.remove_column(index) if value is None else table.set_column(index, name, value)
+    return table.replace_schema_metadata({"crackvae.schema_version": version} if version else {})
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        (foreign("2"), "was written by a newer crackvae"),
+        (foreign("2", split=None), "was written by a newer crackvae"),
+        (foreign(None), "is no manifest"),
+        (foreign("one"), "is no manifest"),
+        (foreign("1", split=None), "is no manifest"),
+        (foreign("1", size=pa.array([], pa.list_(pa.int8()))), "is no manifest"),
+    ],
+)
+def test_a_parquet_file_that_is_no_manifest_is_refused(tmp_path, table, told):
+    pq.write_table(table, tmp_path / "other.parquet")
+    with pytest.raises(InputError, match=f"other.parquet: {told}"):
+        manifest.read(str(tmp_path / "other.parquet"))
+
+
+def test_a_missing_manifest_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"missing.parquet: no such file"):
+        manifest.read(str(tmp_path / "missing.parquet"))
