@@ -35,16 +35,10 @@ def session() -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody about the user's surveys
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, **quiet)
+    if is_local():
+        ray.init(address="local", num_cpus=cores() + _FREE_CPUS, include_dashboard=False, **quiet)
     else:
-        ray.init(
-            address="local",
-            num_cpus=cores() + _FREE_CPUS,
-            include_dashboard=False,
-            **quiet,
-        )
+        ray.init(address=os.environ["RAY_ADDRESS"], **quiet)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -58,6 +52,11 @@ def session() -> Iterator[None]:
         raise
     finally:
         ray.shutdown()
+
+
+def is_local() -> bool:
+    """Whether Ray runs on this machine alone, for this process."""
+    return not os.environ.get("RAY_ADDRESS")
 
 
 def cores() -> int:
@@ -74,7 +73,7 @@ def worker_pool(most: int) -> ray.data.ActorPoolStrategy:
     Args:
         most: Workers that there is work for.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if not is_local():
         return ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, most))
     return ray.data.ActorPoolStrategy(size=max(1, min(cores(), most)))
 

@@ -26,7 +26,7 @@ from crackvae.cluster import loop, session, survey
 from crackvae.cluster.decoding import decode_batch
 from crackvae.config import Config
 from crackvae.dataset import manifest
-from crackvae.errors import InputError, RefusedError, TooManyFailedError
+from crackvae.errors import InputError, RefusedError, TooManyFailedError, UsageError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
 from crackvae.model.backend import Backend
@@ -81,6 +81,8 @@ def train(
     }
     if artifact.is_artifact(out):
         return _finished(out, facts)
+    if session.is_local() and (workers or 1) > session.cores():
+        raise UsageError(f"--workers {workers}: this machine has {session.cores()} cores; ask for no more")
     _claim(out, facts)
     with session.session():
         computed_on = survey.resolve_backend(device, config.training.precision)
@@ -154,6 +156,7 @@ def _finished(out: str, facts: Mapping[str, Any]) -> Artifact:
     model = artifact.load(out)
     _refuse_other(out, model.provenance, facts)
     log.info("%s is already trained", out)
+    storage.remove(storage.join(out, WORK))
     return model
 
 

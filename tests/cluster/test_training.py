@@ -6,7 +6,7 @@ from tiny import TINY
 from crackvae.cluster import training
 from crackvae.config import Config
 from crackvae.dataset import manifest
-from crackvae.errors import InputError, RefusedError
+from crackvae.errors import InputError, RefusedError, UsageError
 from crackvae.model import artifact
 
 pytestmark = pytest.mark.ray
@@ -50,6 +50,11 @@ def test_too_few_calibration_normals_are_found_before_training(split_manifest, t
     with pytest.raises(InputError, match=r"too few for alpha 0\.05"):
         training.train(str(split_manifest), str(tmp_path / "model"), Config())
     assert not (tmp_path / "model").exists()
+
+
+def test_more_workers_than_cores_are_refused_instead_of_waiting_for_ever(split_manifest, tmp_path):
+    with pytest.raises(UsageError, match="--workers 999"):
+        training.train(str(split_manifest), str(tmp_path / "model"), TINY, workers=999)
 
 
 def test_a_manifest_without_splits_is_refused(survey, tmp_path):
