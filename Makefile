@@ -17,11 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole job on synthetic images, about two minutes
 	$(BIN)/crackvae demo --out crackvae-demo
 
-test: setup  ## every test but the heavy ones
+test: setup  ## every test
 	$(BIN)/python -m pytest
-
-test-heavy: setup  ## the long tests
-	$(BIN)/python -m pytest -m heavy --timeout 3600
 
 lint: setup  ## ruff, mypy --strict, the import layers
 	$(BIN)/ruff check .

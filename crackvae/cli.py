@@ -16,7 +16,7 @@ _EPILOG = """\
 exit codes: 0 done, 1 a defect of crackvae, 2 wrong usage, 3 bad input or refused,
             4 too many failed files (results are kept), 130 and 143 interrupted
 
-Each command that was interrupted goes on where it stopped when it is called again.
+train, evaluate, score, reproduce and demo go on where they stopped when they are called again.
 """
 
 
@@ -174,12 +174,14 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count from 1")
+    return int(text)
 
 
 def _amount(text: str) -> int | float:
     """A count without a decimal point, a share with one."""
-    return int(text) if text.isdigit() else float(text)
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a count nor a share") from None

@@ -16,6 +16,7 @@ from crackvae.dataset.leakage import Leakage
 from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
 from crackvae.report import tables
+from crackvae.run.directory import differences
 from crackvae.schema import Label, Split
 from crackvae.terminal import log
 
@@ -61,9 +62,10 @@ def split(manifest: str, out: str, *, external_normal: float, external_crack: fl
 def _split(source: str, out: str, **options: Any) -> None:
     plan = splitting.split(manifest.read(source), **options)
     report = plan.leakage
-    storage.write_bytes(out + LEAKAGE_SUFFIX, json.dumps(report.as_dict(), indent=1).encode())
-    for status, count in plan.failed.items():
-        log.warning("%d images are %s and get no split", count, status)
+    content = {**report.as_dict(plan.table["image_id"].to_pylist()), "failed": plan.failed}
+    storage.write_bytes(out + LEAKAGE_SUFFIX, json.dumps(content, indent=1).encode())
+    for status, count in Counter(plan.failed.values()).items():
+        log.warning("%d images are %s and get no split; %s names them", count, status, out + LEAKAGE_SUFFIX)
     images = Counter(zip(plan.table["split"].to_pylist(), plan.table["label"].to_pylist(), strict=True))
     rows = [[name, *(f"{images[name, label]:,}" for label in Label)] for name in Split]
     print(tables.markdown(["split", *Label], rows))
@@ -117,7 +119,7 @@ def _show(outcome: Outcome, model: str) -> ExitCode:
     from crackvae.report import pictures
 
     figures = storage.join(outcome.run, pictures.FIGURES)
-    if next(storage.list_files(figures), None) is None:
+    if not storage.exists(storage.join(figures, pictures.LAST)):
         pictures.draw(outcome.run, model)
     if outcome.metrics["sets"]:
         print(tables.metrics_table(outcome.metrics))
@@ -152,7 +154,7 @@ def reproduce(
     facts = {
         "sources": [storage.to_uri(source) for source in sources],
         "labels": [list(normal), list(crack), label_column],
-        "external": [external_normal, external_crack],
+        "external": [str(external_normal), str(external_crack)],  # 1 is one image, 1.0 all of them
         "seed": seed,
         "config": recipe.model_dump(mode="json"),
     }
@@ -179,9 +181,9 @@ def _refuse_other(out: str, facts: dict[str, Any]) -> None:
             raise RefusedError(f"{out}: holds something else; give an empty directory")
         return
     was = json.loads(storage.read_bytes(path))
-    differs = [name for name in facts if json.loads(json.dumps(facts[name])) != was.get(name)]
+    differs = differences(was, json.loads(json.dumps(facts)))
     if differs:
-        raise RefusedError(f"{out}: is another experiment ({', '.join(differs)} differs); give a new --out")
+        raise RefusedError(f"{out}: is another experiment: {'; '.join(differs)}; give a new --out")
 
 
 def _config(config: str | Config | None) -> Config:
@@ -197,6 +199,8 @@ def demo(out: str) -> ExitCode:
         raise InputError(f"{out}: the demonstration writes to a local folder; give a path")
     print("A demonstration on synthetic concrete: its numbers say nothing about real cracks.")
     images, experiment = path / "images", path / "experiment"
+    if path.is_dir() and set(path.iterdir()) - {images, experiment}:
+        raise RefusedError(f"{out}: holds something else; give an empty directory")
     if not (experiment / "manifest.parquet").exists():
         synthetic.write_survey(images, normals=_DEMO_NORMALS, cracks=_DEMO_CRACKS)
     return reproduce([str(images)], str(experiment), config=Config(training=_DEMO_TRAINING))

@@ -8,6 +8,7 @@ and went on draws what an undisturbed one draws.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -61,15 +62,16 @@ def train_worker(options: dict[str, Any]) -> None:
     """The training loop of one Ray Train worker.
 
     Args:
-        options: config, precision, start_from (a model's location or None), threads, and the
-            queue that progress goes to.
+        options: config, precision, start_from (a model's location or None), and the queue that
+            progress goes to.
     """
     config = configuration.parse(options["config"], "training")
     world, rank = (
         ray.train.get_context().get_world_size(),
         ray.train.get_context().get_world_rank(),
     )
-    torch.set_num_threads(options["threads"])
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores // ray.train.get_context().get_local_world_size()))
     torch.manual_seed(config.training.seed)
     network = artifact.build_network(config)
     if options["start_from"]:

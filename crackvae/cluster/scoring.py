@@ -69,7 +69,7 @@ def score(
     """
     facts = {
         "command": "score",
-        "sources": {storage.to_uri(place): _table_hash(place) for place in locations},
+        "sources": [[storage.to_uri(place), _table_hash(place)] for place in locations],
         "labels": [[*normal], [*crack], label_column],
     }
 
@@ -77,6 +77,8 @@ def score(
         table, summary = manifest.build(locations, normal=normal, crack=crack, label_column=label_column)
         for line in summary.lines():
             log.info(line)
+        if {Split.TRAIN, Split.VAL} & set(table["split"].to_pylist()):
+            log.warning("metrics will include images of the splits train and val; `crackvae evaluate` leaves them out")
         return table, pa.nulls(table.num_rows, pa.string())
 
     return _job(model, out, facts, plan, device)
@@ -89,7 +91,7 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
     """
     facts = {
         "command": "evaluate",
-        "sources": {storage.to_uri(manifest_location): _table_hash(manifest_location)},
+        "sources": [[storage.to_uri(manifest_location), _table_hash(manifest_location)]],
     }
 
     def plan() -> tuple[pa.Table, pa.Array]:

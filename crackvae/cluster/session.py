@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +15,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from crackvae.errors import CrackvaeError
+from crackvae.errors import CrackvaeError, UsageError
 
 # One logical CPU more than cores: actors that hold them all would starve the stages that feed
 # them, and a pipeline on two CPUs then waits for ever.
@@ -29,29 +32,46 @@ def session() -> Iterator[None]:
 
     Raises:
         CrackvaeError: What a worker raised on purpose, as it was raised there.
+        OSError: What a worker met at a disk or an object store.
     """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody about the user's surveys
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_terminate = signal.getsignal(signal.SIGTERM)
     if is_local():
-        ray.init(address="local", num_cpus=cores() + _FREE_CPUS, include_dashboard=False, **quiet)
+        ray.init(
+            address="local",
+            num_cpus=cores() + _FREE_CPUS,
+            object_store_memory=_object_store_bytes(),
+            include_dashboard=False,
+            **quiet,
+        )
     else:
         ray.init(address=os.environ["RAY_ADDRESS"], **quiet)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own ends the process with exit code 15
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = _STALLED_SECONDS
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, CrackvaeError):
+        if isinstance(error.cause, (CrackvaeError, OSError)):
             raise error.cause from None
         raise
     finally:
         ray.shutdown()
+
+
+def _object_store_bytes() -> int:
+    """A fifth of the memory (Ray takes 30%), within what /dev/shm holds."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(min(memory // 5, shutil.disk_usage("/dev/shm").free * 0.9))
 
 
 def is_local() -> bool:
@@ -80,14 +100,16 @@ def worker_pool(most: int) -> ray.data.ActorPoolStrategy:
 
 def gpus() -> int:
     """GPUs of the cluster."""
-    return _resource("GPU")
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("GPU", 0))
 
 
 def device(asked: str) -> str:
-    """What `auto` means on this cluster: cuda where it has a GPU."""
+    """What to compute on: for `auto`, cuda where the cluster has a GPU now.
+
+    Raises:
+        UsageError: A GPU is asked for, and this machine has none that Ray sees.
+    """
+    if asked == "cuda" and is_local() and not gpus():
+        raise UsageError("--device cuda: Ray sees no GPU on this machine; use cpu or auto")
     return asked if asked != "auto" else "cuda" if gpus() else "cpu"
-
-
-def _resource(name: str) -> int:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get(name, 0))

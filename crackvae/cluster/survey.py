@@ -23,7 +23,7 @@ from ray.util.annotations import RayDeprecationWarning
 from crackvae.cluster import session
 from crackvae.dataset.sources import Reader
 from crackvae.dataset.tiles import read_tiles
-from crackvae.errors import CrackvaeError
+from crackvae.errors import CrackvaeError, RefusedError
 from crackvae.model import artifact, backend
 from crackvae.model.backend import Backend
 from crackvae.run import directory, shards
@@ -33,7 +33,13 @@ from crackvae.terminal import Advance, log, progress
 
 Batch = dict[str, Any]
 
-_ATTEMPTS = 3
+_ATTEMPTS = 3  # without a single new shard
+_LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)
 
 
 def score_missing(run: Run, model: str, computed_on: Backend, *, fused: bool | None = None) -> int:
@@ -55,19 +61,18 @@ def score_missing(run: Run, model: str, computed_on: Backend, *, fused: bool | N
     """
     missing = shards.missing_shards(run)
     with progress("scoring", _files(run, missing), "images") as advance:
-        left = missing
-        for attempt in range(1, _ATTEMPTS + 1):
-            if not left:
-                break
+        left, attempts = missing, 0
+        while left and attempts < _ATTEMPTS:
             try:
                 _score_shards(run, left, model, computed_on, fused, advance)
-            except ray.exceptions.RayActorError as error:
-                log.warning("a worker died (attempt %d of %d): %s", attempt, _ATTEMPTS, error)
-            left = shards.missing_shards(run)
+            except _LOST as error:
+                log.warning("a worker or its node was lost: %s", " ".join(str(error).split()))
+            before, left = left, shards.missing_shards(run)
+            attempts = attempts + 1 if len(left) == len(before) else 0
     if left:
         raise CrackvaeError(
-            f"{run.location}: workers died {_ATTEMPTS} times and {len(left)} shards are missing; "
-            "the rest is kept, run the same command again"
+            f"{run.location}: workers died {_ATTEMPTS} times in a row and {len(left)} shards are missing, "
+            f"first number {left[0]}; the rest is kept, run the same command again"
         )
     return len(missing)
 
@@ -105,7 +110,7 @@ def _score_shards(
     if not on_gpu if fused is None else fused:
         dataset = stage(dataset, _ReadAndScore, pool, num_cpus=1)
     else:
-        scorers = ActorPoolStrategy(size=min(len(rows), session.gpus()) if on_gpu else 1)
+        scorers = session.worker_pool(min(len(rows), session.gpus()) if session.is_local() else len(rows))
         dataset = stage(dataset, _Read, pool, num_cpus=1)
         dataset = stage(dataset, _Score, scorers, num_cpus=0, num_gpus=int(on_gpu))
     for row in dataset.iter_rows():
@@ -146,9 +151,12 @@ class _Score:
         loaded = artifact.load(model)
         self._run, self._identity = run, identity
         self._size = loaded.config.image.tile_size
+        self._refused = backend.resolve(computed_on.device, computed_on.precision) != computed_on
         self._scorer = TileScorer(loaded, computed_on.device, computed_on.precision)
 
     def __call__(self, batch: Batch) -> Batch:
+        if self._refused:
+            raise RefusedError(f"{self._run}: a node has other hardware or versions than the run; make the nodes equal")
         number, part = int(batch["shard"][0]), pa.ipc.open_stream(batch["part"][0]).read_all()
         tiles_NSS = np.frombuffer(batch["tiles"][0], np.uint8).reshape(-1, self._size, self._size)
         error_N = pa.array(

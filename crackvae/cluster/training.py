@@ -26,7 +26,7 @@ from crackvae.cluster import loop, session, survey
 from crackvae.cluster.decoding import decode_batch
 from crackvae.config import Config
 from crackvae.dataset import manifest
-from crackvae.errors import InputError, RefusedError, TooManyFailedError, UsageError
+from crackvae.errors import CrackvaeError, InputError, RefusedError, TooManyFailedError, UsageError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
 from crackvae.model.backend import Backend
@@ -74,6 +74,8 @@ def train(
     # Fails now, not after training, where alpha asks for more calibration normals.
     calibration.threshold(np.zeros(val_rows.num_rows), config.scoring.alpha)
     base = artifact.load(start_from) if start_from else None
+    if base and (base.config.network, base.config.image) != (config.network, config.image):
+        raise InputError(f"{start_from}: has another network or tile; give the same [network] and [image] by --config")
     facts = {
         "config": config.model_dump(mode="json"),
         "data": _fingerprint(train_rows, val_rows),
@@ -81,16 +83,20 @@ def train(
     }
     if artifact.is_artifact(out):
         return _finished(out, facts)
+    if config.training.batch_size % (workers or 1):
+        raise UsageError(f"--workers {workers}: does not divide training.batch_size {config.training.batch_size}")
     if session.is_local() and (workers or 1) > session.cores():
         raise UsageError(f"--workers {workers}: this machine has {session.cores()} cores; ask for no more")
     _claim(out, facts)
     with session.session():
         computed_on = survey.resolve_backend(device, config.training.precision)
+        workers = workers or (session.gpus() if computed_on.device == "cuda" else 1)
         trained, failed = _fit(train_rows, val_rows, out, config, workers, base, computed_on)
         provenance = {
             **facts,
             "train_normals": train_rows.num_rows,
             "failed_images": failed,
+            "workers": workers,
             "trained_on": computed_on.as_dict(),
             "machine": f"{platform.machine()}, {session.cores()} cores",
             "crackvae": crackvae.__version__,
@@ -125,10 +131,9 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
         "backend": computed_on.as_dict(),
     }
     location = storage.join(work, "calibration")
-    if directory.exists(location):
-        run = directory.open_run(location)
-        directory.check_same(run, facts)
-    else:
+    run = directory.open_run(location) if directory.exists(location) else None
+    if run is None or any(run.facts.get(name) != value for name, value in facts.items()):
+        storage.remove(location)  # of another machine: minutes of work, not worth an error
         run = directory.create(location, normals, pa.nulls(normals.num_rows, pa.string()), facts)
     survey.score_missing(run, uncalibrated, computed_on)
     parts = pa.concat_tables([shards.read_part(run, n) for n in range(run.shards)])
@@ -172,21 +177,9 @@ def _claim(out: str, facts: Mapping[str, Any]) -> None:
 
 
 def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    differs = [name for name in facts if was.get(name) != facts[name]]
-    if "config" in differs:
-        old, new = (_flat(source["config"]) for source in (was, facts))
-        differs = [f"{key} was {old.get(key)!r}, is {value!r}" for key, value in new.items() if old.get(key) != value]
+    differs = directory.differences({name: was.get(name) for name in facts}, facts)
     if differs:
-        raise RefusedError(f"{out}: is of another training ({'; '.join(differs)} differs); give a new --out")
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        f"{section}.{key}": value
-        for section, values in config.items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-    }
+        raise RefusedError(f"{out}: is of another training: {'; '.join(differs)}; give a new --out")
 
 
 def _fit(
@@ -194,14 +187,15 @@ def _fit(
     val_rows: pa.Table,
     out: str,
     config: Config,
-    workers: int | None,
+    workers: int,
     base: Artifact | None,
     computed_on: Backend,
 ) -> tuple[loop.Checkpoint, int]:
     tiles, failed = _tiles(train_rows, config)
     val_tiles, val_failed = _tiles(val_rows, config)
     on_gpu = computed_on.device == "cuda"
-    count = workers or (session.gpus() if on_gpu else 1)
+    if on_gpu and session.is_local() and workers > session.gpus():
+        raise UsageError(f"--workers {workers}: this machine has {session.gpus()} GPUs; ask for no more")
     queue = Queue(actor_options={"num_cpus": 0})
     if base is not None:
         artifact.save(base, storage.join(out, WORK, "start"))
@@ -211,11 +205,10 @@ def _fit(
             "config": config.model_dump(mode="json"),
             "precision": computed_on.precision,
             "start_from": storage.join(out, WORK, "start") if base else None,
-            "threads": max(1, session.cores() // count),
             "queue": queue,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=count, use_gpu=on_gpu, resources_per_worker={"CPU": 1, "GPU": int(on_gpu)}
+            num_workers=workers, use_gpu=on_gpu, resources_per_worker={"CPU": 1, "GPU": int(on_gpu)}
         ),
         run_config=ray.train.RunConfig(
             name="ray",
@@ -226,10 +219,9 @@ def _fit(
         datasets={"train": tiles, "val": val_tiles},
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
     )
-    with _Monitor(queue, config.training.epochs, tiles.count()):
-        result = trainer.fit()
+    result = _watch(trainer, queue, config.training.epochs, tiles.count())
     if result.checkpoint is None:
-        raise RefusedError(f"{out}: training left no checkpoint; run the same command again")
+        raise CrackvaeError(f"{out}: training left no checkpoint; run the same command again")
     return loop.read_checkpoint(result.checkpoint), failed + val_failed
 
 
@@ -245,36 +237,42 @@ def _tiles(rows: pa.Table, config: Config) -> tuple[ray.data.Dataset, int]:
     )
     missing = len(uris) - decoded.count()
     if missing > config.scoring.max_failed_fraction * len(uris):
-        raise TooManyFailedError(f"{missing} of {len(uris)} images cannot be read; see them with `crackvae score`")
+        raise TooManyFailedError(
+            f"{missing:,} of {len(uris):,} training images cannot be read; `crackvae split` says which"
+        )
     if missing:
         log.warning("%d of %d images cannot be read and are left out", missing, len(uris))
     return decoded, missing
 
 
-class _Monitor:
-    """Shows what the workers put into a queue: one line an epoch, and a bar between."""
+def _watch(trainer: TorchTrainer, queue: Queue, epochs: int, tiles: int) -> ray.train.Result:
+    """Runs a training and shows what its workers put into the queue: a line an epoch, a bar between."""
+    outcome: list[ray.train.Result | BaseException] = []
 
-    def __init__(self, queue: Queue, epochs: int, tiles: int) -> None:
-        self._queue, self._epochs, self._tiles = queue, epochs, tiles
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    def fit() -> None:
+        try:
+            outcome.append(trainer.fit())
+        except BaseException as error:
+            outcome.append(error)
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        with progress("training", self._epochs * self._tiles, "images") as advance:
-            shown = 0
-            while not (self._stop.is_set() and self._queue.empty()):
-                try:
-                    item = self._queue.get(timeout=0.5)
-                except Empty:
-                    continue
-                advance(item["images"] - shown)
-                shown = item["images"]
-                if "record" in item:
-                    log.info(loop.describe(item["record"], self._epochs))
+    # In the main thread, Ray Train would turn Ctrl-C into exit code 0.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    with progress("training", epochs * tiles, "images") as advance:
+        shown = 0
+        while thread.is_alive() or not queue.empty():
+            try:
+                item = queue.get(timeout=0.5)
+            except Empty:
+                continue
+            advance(item["images"] - shown)
+            shown = item["images"]
+            if "record" in item:
+                log.info(loop.describe(item["record"], epochs))
+    ended = outcome[0]
+    if isinstance(ended, ray.train.TrainingFailedError):
+        reason = " ".join(str(ended).split())[:500]
+        raise CrackvaeError(f"training workers failed, run the same command again to go on: {reason}") from ended
+    if isinstance(ended, BaseException):
+        raise ended
+    return ended

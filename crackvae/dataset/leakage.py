@@ -71,9 +71,12 @@ class Leakage:
         """Pairs of twins across splits that were found; 0 is the gate."""
         return sum(pair.exact_pairs + pair.near_pairs for pair in self.pairs)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The report, ready for JSON."""
-        return {"leaks": self.leaks, "twin_correlation": TWIN_CORRELATION, **asdict(self)}
+    def as_dict(self, image_id: Sequence[str]) -> dict[str, Any]:
+        """The report, ready for JSON; examples are named by the image_id of each row."""
+        content = {"leaks": self.leaks, "twin_correlation": TWIN_CORRELATION, **asdict(self)}
+        for pair in content["pairs"]:
+            pair["examples"] = [[image_id[first], image_id[second]] for first, second in pair["examples"]]
+        return content
 
 
 def check(

@@ -234,8 +234,10 @@ def _unique(table: pa.Table, summary: Summary) -> pa.Table:
     relative path whenever nothing else claims it.
     """
     first: dict[str, int] = {}
+    label = table["label"].to_pylist()
     for row, uri in enumerate(table["uri"].to_pylist()):
-        first.setdefault(uri, row)
+        if label[first.setdefault(uri, row)] != label[row]:
+            raise InputError(f"{uri}: is named twice with different labels; name it once")
     summary.repeated = table.num_rows - len(first)
     if summary.repeated:
         table = table.take(pa.array(list(first.values())))

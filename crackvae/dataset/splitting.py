@@ -36,13 +36,13 @@ class Plan:
         table: The manifest with group, split and content_hash filled in.
         leakage: What brute force found across the splits.
         groups: Number of groups; the images fewer than that are twins.
-        failed: Images without a split because they cannot be decoded, by status.
+        failed: Why an image has no split because it cannot be decoded, by image_id.
     """
 
     table: pa.Table
     leakage: Leakage
     groups: int
-    failed: dict[Status, int]
+    failed: dict[str, Status]
 
 
 def split(table: pa.Table, *, external_normal: float = 0.25, external_crack: float = 0.75, seed: int = 0) -> Plan:
@@ -78,7 +78,7 @@ def split(table: pa.Table, *, external_normal: float = 0.25, external_crack: flo
         table,
         leakage.check(vector_ND, content_hash, planned, seed=seed),
         len(set(names)),
-        {status: count for status, count in Counter(statuses).items() if status != Status.OK},
+        {name: status for name, status in zip(image_id, statuses, strict=True) if status != Status.OK},
     )
 
 

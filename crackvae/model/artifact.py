@@ -61,7 +61,7 @@ class Artifact:
         config: What it was made with; `scoring.precision` is what it was calibrated in.
         weights: The network's state.
         calibration: None for a model that is not calibrated yet.
-        history: One record per epoch: epoch, mse, kl, val_mse, images_per_second, seconds.
+        history: One record per epoch: epoch, mse, kl, val_mse, images, images_per_second, seconds.
         provenance: Data fingerprint, counts, versions, machine, date.
         fingerprint: SHA-256 of artifact.json, and so of every file.
     """
@@ -103,14 +103,21 @@ def save(artifact: Artifact, location: str) -> None:
         files[CALIBRATION] = _calibration_bytes(artifact.calibration)
     for name, data in files.items():
         storage.write_bytes(storage.join(location, name), data)
-    index = {
+    index: dict[str, Any] = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "config": artifact.config.model_dump(mode="json"),
         "provenance": artifact.provenance,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
+    index["sha256"] = _checksum(index)
     storage.write_bytes(storage.join(location, INDEX), json.dumps(index, indent=1).encode())
+
+
+def _checksum(index: dict[str, Any]) -> str:
+    """Of everything else in the index."""
+    rest = {name: value for name, value in index.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def is_artifact(location: str) -> bool:
@@ -145,14 +152,15 @@ def _read_index(location: str) -> tuple[bytes, dict[str, Any]]:
         raise ArtifactError(f"{location}: is no model (it has no {INDEX}); make one with `crackvae train`") from error
     try:
         index = json.loads(data)
-        version = int(index["schema_version"]) if index["format"] == FORMAT else 0
-        complete = isinstance(index["files"], dict) and isinstance(index["provenance"], dict)
+        known, version = index["format"] == FORMAT, int(index["schema_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: is damaged or not of a crackvae model") from error
-    if version < 1 or not complete:
+    if not known:
         raise ArtifactError(f"{path}: is not of a crackvae model")
     if version > SCHEMA_VERSION:
         raise ArtifactError(f"{path}: was written by a newer crackvae; update this one")
+    if index.get("sha256") != _checksum(index):
+        raise ArtifactError(f"{path}: is truncated or altered; copy the model directory again")
     return data, index
 
 

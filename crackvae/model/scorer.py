@@ -156,7 +156,7 @@ class AnomalyScorer:
 
     def _prepare(self, image: str | Path | Gray, reader: Reader) -> tuple[Gray, float]:
         if isinstance(image, np.ndarray):
-            if image.ndim != 2 or image.dtype != np.uint8:
+            if image.ndim != 2 or image.dtype != np.uint8 or min(image.shape) < self.config.image.min_side:
                 raise ImageError(
                     Status.UNDECODABLE,
                     f"an array must be gray_HW uint8, not {image.dtype} {image.shape}",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 FIGURES = "figures"
+LAST = "training.png"  # written last: with it the pictures are complete
 
 _COLUMNS = ["image_id", "uri", "label", "set", "score", "p_value", "prediction", "darkness"]
 _STYLE: dict[RcKeyType, Any] = {
@@ -71,14 +72,14 @@ def draw(run_location: str, model_location: str) -> list[str]:
     results = finalize.read_results(run_location, _COLUMNS)
     scored = results.filter(pc.is_valid(results["score"]))
     with mpl.rc_context(_STYLE):
-        figures = {"training": curves.training(model.history)}
+        figures = {}
         if scored.num_rows:
             figures["scores"] = curves.scores(scored, metrics["threshold"])
             figures |= galleries.draw(scored, model, metrics["threshold"]["value"])
         sets = [metrics["sets"][name] for name in tables.reported_sets(metrics)]
         if any(card["roc_auc"]["value"] is not None for card in sets):
             figures["roc"] = curves.roc(scored, metrics)
-        # All of them first: whoever interrupts the drawing leaves no half of a set behind.
+        figures["training"] = curves.training(model.history)
         images = {f"{name}.png": _png(figure) for name, figure in figures.items()}
     folder = storage.join(run_location, FIGURES)
     for name, data in images.items():

@@ -2,8 +2,8 @@
 
 ::
 
-    run.json            identity; the first file, written once
     manifest.parquet    the input files and the shard of each; never listed again
+    run.json            identity; with it the run exists
     parts/00000/...     one file per finished shard
     results/, results.csv, metrics.json, figures/, _SUCCESS      written at the end
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def create(location: str, table: pa.Table, sets: pa.Array, facts: Mapping[str, A
     Raises:
         RefusedError: The directory holds something else.
     """
-    if next(storage.list_files(location), None) is not None:
+    if not set(storage.list_files(location)) <= {PLAN}:  # all that an interrupted call leaves
         raise RefusedError(f"{location}: holds something that is no run; give an empty directory")
     shard_N = pa.array(assign_shards(table["size"].to_pylist()), pa.int32())
     plan = table.append_column("set", sets).append_column("shard", shard_N)
@@ -136,13 +136,16 @@ def open_run(location: str) -> Run:
     try:
         header = json.loads(storage.read_bytes(path))
         known, version = header["format"] == FORMAT, int(header["schema_version"])
-        identity, facts = header["identity"], header["facts"]
+        identity, facts, manifest_hash = header["identity"], header["facts"], header["facts"]["manifest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{location}: is no run of crackvae, or {RUN} is damaged") from error
     if not known or version > SCHEMA_VERSION:
         raise InputError(f"{path}: was written by a newer crackvae; update this one")
-    data = storage.read_bytes(storage.join(location, PLAN))
-    if hashlib.sha256(data).hexdigest() != facts["manifest"] or _identity(facts) != identity:
+    try:
+        data = storage.read_bytes(storage.join(location, PLAN))
+    except OSError as error:
+        raise InputError(f"{location}: {PLAN} cannot be read; start in a new directory") from error
+    if hashlib.sha256(data).hexdigest() != manifest_hash or _identity(facts) != identity:
         raise InputError(f"{location}: {RUN} or {PLAN} was altered; start in a new directory")
     return Run(location, identity, pq.read_table(io.BytesIO(data)), facts)
 
@@ -154,15 +157,29 @@ def check_same(run: Run, facts: Mapping[str, Any]) -> None:
         RefusedError: It names each fact that differs, as it was and as it is.
     """
     was = {name: value for name, value in run.facts.items() if name != "manifest"}
-    differs = [
-        f"{name} was {was.get(name)!r}, is {facts.get(name)!r}"
-        for name in sorted(was.keys() | facts.keys())
-        if was.get(name) != facts.get(name)
-    ]
+    differs = differences(was, facts)
     if differs:
         raise RefusedError(
             f"{run.location}: is another run: {'; '.join(differs)}; give a new --out, or the same as before to go on"
         )
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names what differs between two nested JSON objects, by dotted key."""
+    old, new = dict(_leaves(was)), dict(_leaves(now))
+    return [
+        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _identity(facts: Mapping[str, Any]) -> str:

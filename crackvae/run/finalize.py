@@ -206,7 +206,7 @@ def _scorecard(
 def failed_fraction(summary: Mapping[str, Any]) -> float:
     """Share of the files that were not scored."""
     counts = summary["counts"]
-    return 1.0 - float(counts["status"].get(str(Status.OK), 0)) / float(counts["files"])
+    return float(counts["files"] - counts["status"].get(str(Status.OK), 0)) / float(counts["files"])
 
 
 def _number(value: float) -> float | None:

@@ -109,7 +109,7 @@ def test_above_the_limit_a_sample_is_compared_and_equal_bytes_are_still_all_foun
 def test_report_is_json_and_names_the_pair():
     vector_ND, _ = images_with_copies(0, originals=4, copies=0)
     report = check(vector_ND, ["a", "b", "a", None], ["train", "val", "test", None])
-    data = json.loads(json.dumps(report.as_dict()))
+    data = json.loads(json.dumps(report.as_dict(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])))
     assert data["leaks"] == 1
     assert data["images"] == {"train": 1, "val": 1, "test": 1}
     assert data["pairs"][1] == {
@@ -118,7 +118,7 @@ def test_report_is_json_and_names_the_pair():
         "exact_pairs": 1,
         "near_pairs": 0,
         "second_images": 1,
-        "examples": [[0, 2]],
+        "examples": [["a.jpg", "c.jpg"]],
     }
 
 

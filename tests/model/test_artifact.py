@@ -45,6 +45,14 @@ def test_one_flipped_bit_is_found_and_the_file_named(saved, name):
         artifact.load(str(saved))
 
 
+def test_an_edited_alpha_is_found(saved):
+    text = (saved / "artifact.json").read_text()
+    assert '"alpha": 0.2' in text
+    (saved / "artifact.json").write_text(text.replace('"alpha": 0.2', '"alpha": 0.1'))
+    with pytest.raises(ArtifactError, match=r"artifact\.json: is truncated or altered"):
+        artifact.load(str(saved))
+
+
 def test_a_missing_file_is_named(saved):
     (saved / "weights.safetensors").unlink()
     with pytest.raises(ArtifactError, match=r"weights\.safetensors: is missing"):
@@ -74,6 +82,7 @@ def test_a_folder_without_artifact_is_no_model(tmp_path):
 def test_an_index_cannot_point_outside(saved):
     index = json.loads((saved / "artifact.json").read_text())
     index["files"]["../secret"] = "0"
+    index["sha256"] = artifact._checksum(index)
     (saved / "artifact.json").write_text(json.dumps(index))
     with pytest.raises(ArtifactError, match="is no part"):
         artifact.load(str(saved))
