@@ -92,7 +92,7 @@ def test_another_model_or_source_is_refused(run, model, survey, tmp_path):
     provenance = {**loaded.provenance, "date": "another"}
     changed = artifact.Artifact(loaded.config, loaded.weights, loaded.calibration, loaded.history, provenance)
     artifact.save(changed, str(tmp_path / "other"))
-    source = list(directory.open_run(run.run).facts["sources"])
+    source = [uri for uri, _ in directory.open_run(run.run).facts["sources"]]
     with pytest.raises(RefusedError, match="model was"):
         scoring.score(str(tmp_path / "other"), source, run.run)
 
@@ -156,7 +156,7 @@ def test_killed_workers_lose_nothing(model, damaged, run, tmp_path, ray_session)
 def test_more_failures_than_allowed_keep_the_results_and_change_the_exit_code(model, tmp_path, ray_session):
     folder = tmp_path / "survey"
     synthetic.write_survey(folder, normals=3, cracks=0, size=64)
-    (folder / "bad.jpg").write_bytes(b"text")
+    (folder / "normal" / "bad.jpg").write_bytes(b"text")
     outcome = scoring.score(str(model), [str(folder)], str(tmp_path / "run"))
     assert outcome.exit_code == ExitCode.TOO_MANY_FAILED
     assert finalize.read_results(outcome.run).num_rows == 4
