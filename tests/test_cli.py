@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,10 +145,14 @@ def test_a_survey_is_scored_and_the_last_line_says_where(model, survey, out):
 
 @pytest.mark.ray
 def test_a_killed_reproduction_goes_on_to_the_end(survey, tmp_path, out):
-    """SIGKILL once an epoch is kept, SIGTERM later; then it finishes without training anew."""
-    (tmp_path / "tiny.toml").write_text(TINY_TOML.replace("epochs = 3", "epochs = 12"))
-    command = [sys.executable, "-m", "crackvae", "reproduce", str(survey), "--out", str(out),
-               "--config", str(tmp_path / "tiny.toml")]  # fmt: skip
+    """SIGKILL once an epoch is kept, SIGTERM once a later one is; then it goes on from there."""
+    (tmp_path / "tiny.toml").write_text(TINY_TOML.replace("epochs = 3", "epochs = 40"))
+    command = [sys.executable, "-m", "crackvae", "reproduce", str(survey), "--out", str(out)]
+    command += ["--config", str(tmp_path / "tiny.toml")]
+    record = out / "model" / ".training" / "ray" / "checkpoint_manager_snapshot.json"
+
+    def kept():
+        return set(re.findall(r"checkpoint_2[\w.-]+", record.read_text())) if record.exists() else set()
 
     def run_until(happened, number):
         process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
@@ -160,17 +165,14 @@ def test_a_killed_reproduction_goes_on_to_the_end(survey, tmp_path, out):
             _end_session(process.pid)
         return process.returncode
 
-    checkpoints = out / "model" / ".training" / "ray"
-    assert run_until(lambda: list(checkpoints.glob("checkpoint_2*")), signal.SIGKILL) == -9
-    kept = {path.name for path in checkpoints.glob("checkpoint_2*")}
-    assert run_until(
-        lambda: {path.name for path in checkpoints.glob("checkpoint_2*")} - kept, signal.SIGTERM
-    ) == 143  # fmt: skip
+    assert run_until(kept, signal.SIGKILL) == -signal.SIGKILL
+    before = kept()
+    assert run_until(lambda: kept() - before, signal.SIGTERM) == 143
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "epoch 1/12" not in done.stderr
+    assert "epoch 1/40" not in done.stderr
     history = json.loads((out / "model" / "history.json").read_text())
-    assert [record["epoch"] for record in history] == list(range(1, 13))
+    assert [record["epoch"] for record in history] == list(range(1, 41))
     assert (out / "evaluation" / "_SUCCESS").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0

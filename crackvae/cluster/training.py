@@ -199,6 +199,7 @@ def _fit(
     queue = Queue(actor_options={"num_cpus": 0})
     if base is not None:
         artifact.save(base, storage.join(out, WORK, "start"))
+    _discard_torn_record(storage.join(out, WORK, "ray"))
     trainer = TorchTrainer(
         loop.train_worker,
         train_loop_config={
@@ -243,6 +244,18 @@ def _tiles(rows: pa.Table, config: Config) -> tuple[ray.data.Dataset, int]:
     if missing:
         log.warning("%d of %d images cannot be read and are left out", missing, len(uris))
     return decoded, missing
+
+
+def _discard_torn_record(folder: str) -> None:
+    """Ray Train rewrites its list of checkpoints in place: a kill in between leaves half of it."""
+    record = storage.join(folder, "checkpoint_manager_snapshot.json")
+    if not storage.exists(record):
+        return
+    try:
+        json.loads(storage.read_bytes(record))
+    except ValueError:
+        log.warning("%s: was cut off; training starts from the first epoch", record)
+        storage.remove(folder)
 
 
 def _watch(trainer: TorchTrainer, queue: Queue, epochs: int, tiles: int) -> ray.train.Result:

@@ -43,6 +43,8 @@ def darkness(gray_HW: Gray) -> float:
     Returns:
         Median minus 1st percentile, a whole number in 0..255.
     """
-    at_most_256 = np.cumsum(np.bincount(gray_HW.ravel(), minlength=256))
+    # np.bincount would first widen every pixel to 8 bytes.
+    count_256 = cv2.calcHist([gray_HW], [0], None, [256], [0, 256]).ravel()
+    at_most_256 = np.cumsum(count_256.astype(np.int64))
     percentile_1, median = np.searchsorted(100 * at_most_256, [gray_HW.size, 50 * gray_HW.size])
     return float(median - percentile_1)
