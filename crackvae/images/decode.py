@@ -28,8 +28,9 @@ Image.MAX_IMAGE_PIXELS = None
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 _ORIENTATION = 0x0112  # EXIF tag
 # libjpeg's warnings of pixels that are lost; it tells the last one only. It also warns of what
-# loses none, such as the stray bytes that some cameras leave before a marker other than RST.
-_LOST_PIXELS = re.compile(r"premature end of data|bad .*code|instead of RST|before marker 0xd[0-7]", re.IGNORECASE)
+# loses none, such as the stray bytes that some cameras leave. Those before a restart marker, a scan
+# (DA) or a Huffman table (C4) are the rest of something damaged: other pixels come out.
+_LOST_PIXELS = re.compile(r"premature end of data|bad .*code|instead of RST|before marker 0x(d[0-7a]|c4)", re.I)
 _OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-f]+>")  # an address differs in every process
 
 
