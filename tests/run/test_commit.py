@@ -67,7 +67,7 @@ def undisturbed(tmp_path_factory):
     return location
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=st.lists(st.integers(0, 2), max_size=6), early=st.booleans())
 def test_any_history_of_shards_ends_in_the_same_bytes(undisturbed, tmp_path_factory, history, early):
     """Written in any order, again, and after a finalize that came too early."""
