@@ -65,6 +65,7 @@ def train(
     Raises:
         InputError: The manifest has no training or too few validation normals.
         RefusedError: The directory holds something else.
+        UsageError: More workers are asked for than there are cores or GPUs, or than divide a batch.
         TooManyFailedError: Too many training images cannot be read.
     """
     table = manifest.read(manifest_location)
