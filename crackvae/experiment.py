@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FACTS = "reproduce.json"
 LEAKAGE_SUFFIX = ".leakage.json"
 
-# The demonstration: 85 s on two cores, half of it training.
+# The demonstration: 85 s on two cores, a third of it training.
 _DEMO_NORMALS, _DEMO_CRACKS = 360, 90
 _DEMO_TRAINING = TrainingConfig(epochs=8, batch_size=16)
 
