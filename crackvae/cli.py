@@ -7,10 +7,13 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from crackvae import __version__
 from crackvae.errors import CrackvaeError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from crackvae.schema import Status
 
 _EPILOG = """\
 exit codes: 0 done, 1 a defect of crackvae, 2 wrong usage, 3 bad input or refused,
@@ -128,6 +131,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_out(sub, "the run directory")
     _add_device(sub)
 
+    retry = "try the files of this status once more (unreadable, crashed, ...); all other rows are kept"
+    sub.add_argument("--retry", type=_failed_status, metavar="STATUS", help=retry)
+
+    sub = command(
+        "threshold", "judge a scored run by another threshold; scores nothing", "runs/bridge-17 --quantile 0.99"
+    )
+    sub.add_argument("run", help="from `crackvae score` or `evaluate`")
+    which = sub.add_mutually_exclusive_group(required=True)
+    of_normals = "of the scores of the model's calibration normals; 0.95 is the one of the recipe"
+    which.add_argument("--quantile", type=float, metavar="Q", help=of_normals)
+    which.add_argument("--value", type=float, metavar="V", help="a score above it is a crack")
+
+    sub = command("check", "verify a run from its files alone, or say how far it is", "runs/bridge-17")
+    sub.add_argument("run", help="from `crackvae score` or `evaluate`")
+
     sub = command("reproduce", "run the reference experiment from images to metrics", "metu.zip --out runs/metu")
     _add_sources(sub)
     _add_out(sub, "directory of manifest, splits, model and evaluation")
@@ -177,6 +195,15 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no count from 1")
     return int(text)
+
+
+def _failed_status(text: str) -> Status:
+    from crackvae.schema import Status
+
+    failed = [str(status) for status in Status if status != Status.OK]
+    if text not in failed:
+        raise argparse.ArgumentTypeError(f"{text!r} is no status of a failed file; use one of {', '.join(failed)}")
+    return Status(text)
 
 
 def _amount(text: str) -> int | float:

@@ -35,6 +35,8 @@ class ImageConfig(_Section):
         min_side: Images with a shorter side are `too_small`, in pixels.
         max_megapixels: Images with more pixels are `too_large`.
         max_megabytes: Files with more bytes are `too_large`.
+        max_seconds: Files that take longer to decode are `crashed`; those of which nothing comes
+            for so long are `unreadable`. A job tries such a file twice.
     """
 
     tiling: Literal["resize"] = "resize"
@@ -42,6 +44,7 @@ class ImageConfig(_Section):
     min_side: Positive = 16
     max_megapixels: Positive = 200
     max_megabytes: Positive = 500
+    max_seconds: Positive = 60
 
 
 class NetworkConfig(_Section):

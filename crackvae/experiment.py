@@ -16,6 +16,8 @@ from crackvae.dataset.leakage import Leakage
 from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
 from crackvae.report import tables
+from crackvae.run import check as checking
+from crackvae.run import directory, finalize, judge, lock
 from crackvae.run.directory import differences
 from crackvae.schema import Label, Split
 from crackvae.terminal import log
@@ -118,15 +120,65 @@ def evaluate(model: str, manifest: str, out: str, *, device: str = "auto") -> Ex
 def _show(outcome: Outcome, model: str) -> ExitCode:
     from crackvae.report import pictures
 
-    figures = storage.join(outcome.run, pictures.FIGURES)
+    figures = storage.join(outcome.run, directory.FIGURES)
     if not storage.exists(storage.join(figures, pictures.LAST)):
         pictures.draw(outcome.run, model)
-    if outcome.metrics["sets"]:
-        print(tables.metrics_table(outcome.metrics))
-    print("\n".join(tables.counts_lines(outcome.metrics)))
+    _print_metrics(outcome.metrics)
     print(f"pictures: {figures}")
     print(f"results: {outcome.run}")
     return outcome.exit_code
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    """What was not scored comes first: nobody may take it for sound."""
+    print("\n".join(tables.counts_lines(metrics)))
+    if metrics["sets"]:
+        print("\n" + tables.metrics_table(metrics) + "\n")
+
+
+def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitCode:
+    """Judges a scored run by another threshold, without its images or model.
+
+    Args:
+        run: The run directory.
+        quantile: Of the scores of the model's calibration normals.
+        value: Or the threshold itself.
+
+    Raises:
+        InputError: There is no such run, or shards of it are not scored.
+        RefusedError: Another process works on it, or an older crackvae made it.
+    """
+    scored = directory.open_run(run)
+    with lock.holding(run):
+        judge.set_threshold(scored, quantile=quantile, value=value)
+        metrics = finalize.finalize(scored)
+    _print_metrics(metrics)
+    print("pictures: `crackvae score` or `evaluate` with the arguments of before draws them again")
+    print(f"results: {run}")
+    return ExitCode.DONE
+
+
+def check(run: str) -> ExitCode:
+    """Verifies a run from its files alone, prints how far it is and what is wrong.
+
+    Raises:
+        InputError: It is no run; it is not finished; or a file is not what it should be.
+    """
+    report = checking.check(run)
+    plan = report.run.plan
+    print(f"identity: {report.run.identity}")
+    print(f"{report.done:,} of {plan.shards:,} shards scored, {report.rows:,} of {plan.rows:,} files")
+    for problem in report.problems:
+        print(f"wrong: {problem}")
+    if report.problems:
+        raise InputError(
+            f"{run}: {len(report.problems)} files are not what they should be, first {report.problems[0]}; "
+            "the command that made the run, called again, makes them anew"
+        )
+    if not report.finished:
+        raise InputError(f"{run}: is not finished; the command that began it goes on")
+    print(f"whole: {run}")
+    return ExitCode.DONE
 
 
 def reproduce(

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Status(StrEnum):
@@ -18,6 +18,7 @@ class Status(StrEnum):
     OK = "ok"
     UNREADABLE = "unreadable"  # the bytes could not be had: missing, no permission, damaged archive
     UNDECODABLE = "undecodable"  # the bytes are no complete image
+    CRASHED = "crashed"  # the decoder died of it, ran out of memory or came to no end; twice
     TOO_LARGE = "too_large"  # more bytes or pixels than the config allows
     TOO_SMALL = "too_small"  # too few pixels to judge
 

@@ -7,6 +7,7 @@ visible whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -174,3 +175,12 @@ def remove(location: str) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def sha256(location: str) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    with open_input(location) as stream:
+        digest = hashlib.sha256()
+        while piece := stream.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import runs
 from tiny import TINY_TOML
 
 from crackvae.images import synthetic
+from crackvae.run import finalize
 
 
 def crackvae(*arguments, **options):
@@ -45,7 +47,7 @@ def out(tmp_path):
 def test_help_names_every_command_with_an_example():
     top = crackvae("--help")
     assert top.returncode == 0
-    for name in ("index", "split", "train", "evaluate", "score", "reproduce", "demo"):
+    for name in ("index", "split", "train", "evaluate", "score", "threshold", "check", "reproduce", "demo"):
         assert name in top.stdout
         assert f"crackvae {name}" in crackvae(name, "--help").stdout
 
@@ -188,3 +190,52 @@ def _end_session(leader):
             continue
         if int(fields[3]) == leader:
             os.kill(int(pid), signal.SIGKILL)
+
+
+def test_check_says_whole_unfinished_or_what_is_wrong(tmp_path):
+    run = runs.create(tmp_path / "run", labelled=False)
+    runs.score(run, [0, 2])
+    unfinished = crackvae("check", run.location)
+    assert unfinished.returncode == 3
+    assert "2 of 3 shards scored, 444 of 700 files" in unfinished.stdout
+    assert "not finished" in unfinished.stderr
+    runs.score(run, [1])
+    finalize.finalize(run)
+    whole = crackvae("check", run.location)
+    assert whole.returncode == 0
+    assert whole.stdout.splitlines()[-1] == f"whole: {run.location}"
+    (tmp_path / "run" / "results.csv").write_text("")
+    altered = crackvae("check", run.location)
+    assert altered.returncode == 3
+    assert "wrong: results.csv: was altered" in altered.stdout
+    assert len(altered.stderr.splitlines()) == 1
+
+
+def test_threshold_prints_what_the_new_one_flags(tmp_path):
+    run = runs.finished(tmp_path / "run")
+    done = crackvae("threshold", run.location, "--value", "0.5")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert "files not scored" in lines[0]
+    assert any(line.startswith("threshold 0.5, set by hand") for line in lines)
+    assert lines[-1] == f"results: {run.location}"
+    assert crackvae("check", run.location).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ([], 2),
+        (["--quantile", "0.9", "--value", "1"], 2),
+        (["--quantile", "most"], 2),
+        (["--value", "nan"], 3),
+        (["--quantile", "1"], 3),
+    ],
+)
+def test_a_threshold_that_makes_no_sense_is_refused(tmp_path, options, code):
+    refused("threshold", runs.finished(tmp_path / "run", labelled=False).location, *options, code=code)
+
+
+def test_only_failed_files_can_be_tried_again():
+    line = refused("score", "model", "survey", "--out", "run", "--retry", "ok", code=2)
+    assert "unreadable, undecodable" in line

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import cv2
 import numpy as np
+import pyarrow as pa
 
 from crackvae.config import ImageConfig
-from crackvae.dataset.sources import Reader
-from crackvae.dataset.tiles import read_tiles
+from crackvae.dataset.decoder import Decoder
 from crackvae.schema import Status
 
 Batch = dict[str, Any]
@@ -18,12 +17,11 @@ Batch = dict[str, Any]
 
 def decode_batch(batch: Batch, image: ImageConfig) -> Batch:
     """Files by `uri` to their `tile`; those that fail are left out."""
-    cv2.setNumThreads(1)
-    tiles_NSS, part = read_tiles(list(batch["uri"]), image, _reader())
+    tiles_NSS, part = _decoder(image).read(pa.table({"uri": list(batch["uri"])}))
     ok_N = np.asarray(part["status"].to_pylist()) == str(Status.OK)
     return {"tile": tiles_NSS[ok_N]}
 
 
 @cache
-def _reader() -> Reader:
-    return Reader()  # one per process: it keeps archives open between tasks
+def _decoder(image: ImageConfig) -> Decoder:
+    return Decoder(image)  # one per process: it keeps archives open between tasks, and ends with it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,12 @@ from crackvae.errors import ArtifactError, ExitCode, InputError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact
 from crackvae.model.backend import Backend
-from crackvae.run import directory, finalize
+from crackvae.run import directory, finalize, judge, lock, shards, summary
 from crackvae.run.directory import Run
-from crackvae.run.finalize import Judge
-from crackvae.schema import EvaluationSet, Split
+from crackvae.schema import EvaluationSet, Split, Status
 from crackvae.terminal import log
+
+Plan = Callable[[], tuple[pa.Table, pa.Array]]
 
 _SET_OF = {Split.TEST: EvaluationSet.INTERNAL, Split.EXTERNAL: EvaluationSet.EXTERNAL}
 
@@ -51,8 +52,11 @@ def score(
     crack: Sequence[str] = (),
     label_column: str = "label",
     device: str = "auto",
+    retry: Status | None = None,
 ) -> Outcome:
     """Scores every image of a survey; the same call again goes on where it stopped.
+
+    Going on reads the run's own list of files: what was added to a source since is not in it.
 
     Args:
         model: Location of the model artifact.
@@ -62,10 +66,11 @@ def score(
         crack: Folder names that mean crack, instead of the common ones.
         label_column: The column of a table that holds labels.
         device: `cpu`, `cuda` or `auto`.
+        retry: Files of a scored run that are to be tried once more, by their status.
 
     Raises:
         InputError: A source or the model cannot be used.
-        RefusedError: The directory holds another run.
+        RefusedError: The directory holds another run, or another process works on it.
     """
     facts = {
         "command": "score",
@@ -74,14 +79,14 @@ def score(
     }
 
     def plan() -> tuple[pa.Table, pa.Array]:
-        table, summary = manifest.build(locations, normal=normal, crack=crack, label_column=label_column)
-        for line in summary.lines():
+        table, found = manifest.build(locations, normal=normal, crack=crack, label_column=label_column)
+        for line in found.lines():
             log.info(line)
         if {Split.TRAIN, Split.VAL} & set(table["split"].to_pylist()):
             log.warning("metrics will include images of the splits train and val; `crackvae evaluate` leaves them out")
         return table, pa.nulls(table.num_rows, pa.string())
 
-    return _job(model, out, facts, plan, device)
+    return _job(model, out, facts, plan, device, retry)
 
 
 def evaluate(model: str, manifest_location: str, out: str, *, device: str = "auto") -> Outcome:
@@ -109,40 +114,92 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
     return _job(model, out, facts, plan, device)
 
 
-def _job(model: str, out: str, facts: Mapping[str, Any], plan: Any, device: str) -> Outcome:
+def _job(
+    model: str, out: str, facts: Mapping[str, Any], plan: Plan, device: str, retry: Status | None = None
+) -> Outcome:
     loaded = artifact.load(model)
-    judge = _judge(loaded, model)
-    facts = {**facts, "model": loaded.fingerprint, "crackvae": crackvae.__version__}
+    if loaded.calibration is None:
+        raise ArtifactError(f"{model}: is not calibrated; train it again to its end")
+    rules = loaded.config.scoring
+    facts = {
+        **facts,
+        "model": loaded.fingerprint,
+        "crackvae": crackvae.__version__,
+        "scoring": {"alpha": rules.alpha, "max_failed_fraction": rules.max_failed_fraction},
+    }
+    planned = None
     if directory.exists(out):
-        run = directory.open_run(out)
-        backend_was = run.facts.get("backend")
-        directory.check_same(run, {**facts, "backend": backend_was})
-        if run.finished:
-            log.info("%s is already finished", out)
-            return _outcome(out, finalize.read_metrics(out), loaded)
-        with session.session():
-            computed_on = _backend(loaded, device)
-            directory.check_same(run, {**facts, "backend": computed_on.as_dict()})
-            _score(run, model, computed_on)
+        run = _open(out, facts)
+        if run.finished and (retry is None or str(retry) not in summary.read(out)["counts"]["status"]):
+            log.info("%s is already finished%s", out, f"; none of its files is {retry}" if retry else "")
+            return _outcome(run, loaded)
+    elif retry is not None:
+        raise InputError(f"{out}: is no run; --retry tries the failed files of a scored one again")
     else:
-        table, sets = plan()
+        directory.check_empty(out)
+        planned = plan()
+    with lock.holding(out):
+        if planned is not None and not directory.exists(out):
+            run = _begin(out, planned, facts, model, loaded, device)
+        else:
+            run = _go_on(_open(out, facts), retry, model, loaded, device)
+        finalize.finalize(run)
+    return _outcome(run, loaded)
+
+
+def _open(out: str, facts: Mapping[str, Any]) -> Run:
+    """Opens a run if it is the one asked for. A list of files that grew meanwhile is the same."""
+    run = directory.open_run(out)
+    was = run.facts.get("sources", [])
+    if (
+        facts["command"] == "score"
+        and was != facts["sources"]
+        and [p for p, _ in was] == [p for p, _ in facts["sources"]]
+    ):
+        log.warning("a table of files has changed since it was listed at %s; the files of then are scored", run.created)
+        facts = {**facts, "sources": was}
+    directory.check_same(run, {**facts, "backend": run.facts.get("backend")})
+    return run
+
+
+def _begin(
+    out: str, planned: tuple[pa.Table, pa.Array], facts: Mapping[str, Any], model: str, loaded: Artifact, device: str
+) -> Run:
+    assert loaded.calibration is not None
+    calibration = judge.as_table(loaded.calibration.score_N, loaded.calibration.darkness_N)
+    with session.session():
+        computed_on = _backend(loaded, device)
+        run = directory.create(out, *planned, {**facts, "backend": computed_on.as_dict()}, calibration)
+        work, _ = shards.missing(run)
+        survey.score(run, work, model, computed_on)
+    return run
+
+
+def _go_on(run: Run, retry: Status | None, model: str, loaded: Artifact, device: str) -> Run:
+    """Scores what is missing, then what is to be tried again. Starts Ray only for that."""
+    judge.load(run)  # refuses a run that can only be read, before anything is scored
+    log.info(
+        "going on with the %s files listed at %s; files that came later need a new --out",
+        f"{run.plan.rows:,}",
+        run.created,
+    )
+    _score_missing(run, model, loaded, device)
+    if retry is not None and (run.finished or run.retries[-1:] != (retry,)):
+        run = directory.add_retry(run, retry)
+        _score_missing(run, model, loaded, device)
+    return run
+
+
+def _score_missing(run: Run, model: str, loaded: Artifact, device: str) -> None:
+    work, damaged = shards.missing(run)
+    for name, why in damaged.items():
+        log.warning("%s: %s; it is scored again", name, why)
+    log.info("%d of %d shards are left to score", len(work), run.plan.shards)
+    if work:
         with session.session():
             computed_on = _backend(loaded, device)
-            run = directory.create(out, table, sets, {**facts, "backend": computed_on.as_dict()})
-            _score(run, model, computed_on)
-    return _outcome(out, finalize.finalize(run, judge), loaded)
-
-
-def _score(run: Run, model: str, computed_on: Backend) -> None:
-    scored = survey.score_missing(run, model, computed_on)
-    log.info("scored %d of %d shards", scored, run.shards)
-
-
-def _judge(model: Artifact, location: str) -> Judge:
-    kept = model.calibration
-    if kept is None:
-        raise ArtifactError(f"{location}: is not calibrated; train it again to its end")
-    return Judge(kept.score_N, kept.darkness_N, model.config.scoring.alpha)
+            directory.check_same(run, {**run.facts, "backend": computed_on.as_dict()})
+            survey.score(run, work, model, computed_on)
 
 
 def _backend(model: Artifact, device: str) -> Backend:
@@ -158,10 +215,10 @@ def _backend(model: Artifact, device: str) -> Backend:
     return computed_on
 
 
-def _outcome(out: str, metrics: dict[str, Any], model: Artifact) -> Outcome:
-    most = model.config.scoring.max_failed_fraction
-    failed = finalize.failed_fraction(metrics)
-    return Outcome(out, metrics, ExitCode.TOO_MANY_FAILED if failed > most else ExitCode.DONE)
+def _outcome(run: Run, model: Artifact) -> Outcome:
+    metrics = summary.read(run.location)
+    too_many = summary.failed_fraction(metrics) > model.config.scoring.max_failed_fraction
+    return Outcome(run.location, metrics, ExitCode.TOO_MANY_FAILED if too_many else ExitCode.DONE)
 
 
 def _table_hash(location: str) -> str | None:

@@ -10,80 +10,77 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 import ray.exceptions
+from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
 from crackvae.cluster import session
-from crackvae.dataset.sources import Reader
-from crackvae.dataset.tiles import read_tiles
+from crackvae.dataset.decoder import Decoder
 from crackvae.errors import CrackvaeError, RefusedError
 from crackvae.model import artifact, backend
 from crackvae.model.backend import Backend
 from crackvae.run import directory, shards
 from crackvae.run.directory import Run
+from crackvae.run.shards import Work
 from crackvae.schema import Status
 from crackvae.terminal import Advance, log, progress
 
 Batch = dict[str, Any]
 
-_ATTEMPTS = 3  # without a single new shard
+_DEATHS = 3  # of workers, without a single new shard
 _LOST = (
     ray.exceptions.RayActorError,
     ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
     ray.exceptions.NodeDiedError,
     ray.exceptions.ObjectLostError,
 )
 
 
-def score_missing(run: Run, model: str, computed_on: Backend, *, fused: bool | None = None) -> int:
-    """Scores every shard that has no valid file yet. Needs a session.
+def score(run: Run, work: Sequence[Work], model: str, computed_on: Backend, *, fused: bool | None = None) -> None:
+    """Scores shards. Needs a session.
 
     Where a worker or its node is lost, what is still missing is tried again.
 
     Args:
         run: The run.
+        work: What is missing of it.
         model: Location of the model artifact.
         computed_on: The run's backend.
         fused: Whether one worker does everything; by default on CPUs only.
 
-    Returns:
-        How many shards were missing.
-
     Raises:
         CrackvaeError: Workers die again and again.
     """
-    missing = shards.missing_shards(run)
-    with progress("scoring", _files(run, missing), "images") as advance:
-        left, attempts = missing, 0
-        while left and attempts < _ATTEMPTS:
+    left, deaths = list(work), 0
+    with progress("scoring", sum(run.plan.shard(item.shard).num_rows for item in left), "images") as advance:
+        while left and deaths < _DEATHS:
             try:
                 _score_shards(run, left, model, computed_on, fused, advance)
             except _LOST as error:
                 log.warning("a worker or its node was lost: %s", " ".join(str(error).split()))
-            before, left = left, shards.missing_shards(run)
-            attempts = attempts + 1 if len(left) == len(before) else 0
+            before = left
+            left, _ = shards.missing(run, [item.shard for item in before])
+            deaths = deaths + 1 if set(before) <= set(left) else 0
     if left:
         raise CrackvaeError(
-            f"{run.location}: workers died {_ATTEMPTS} times in a row and {len(left)} shards are missing, "
-            f"first number {left[0]}; the rest is kept, run the same command again"
+            f"{run.location}: workers died {_DEATHS} times in a row and {len(left)} shards are missing, "
+            f"first number {left[0].shard}; the rest is kept, run the same command again"
         )
-    return len(missing)
-
-
-def _files(run: Run, numbers: Sequence[int]) -> int:
-    return sum(run.shard(number).num_rows for number in numbers)
 
 
 def _score_shards(
     run: Run,
-    numbers: Sequence[int],
+    work: Sequence[Work],
     model: str,
     computed_on: Backend,
     fused: bool | None,
@@ -100,11 +97,11 @@ def _score_shards(
                 fn_constructor_args=arguments,
                 batch_size=1,
                 compute=pool,
-                max_restarts=0,  # Ray would try for ever; score_missing counts
+                max_restarts=0,  # Ray would try for ever; `score` counts
                 **needs,
             )
 
-    rows = [{"shard": number} for number in numbers]
+    rows = [asdict(item) for item in work]
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pool = session.worker_pool(len(rows))
     if not on_gpu if fused is None else fused:
@@ -118,25 +115,34 @@ def _score_shards(
 
 
 class _Read:
-    """Reads and decodes a shard: shard number in, tiles and an unscored part out."""
+    """Reads and decodes a shard: its work in, tiles and an unscored part out."""
 
     def __init__(self, run: str, identity: str, model: str, computed_on: Backend) -> None:
-        import cv2
-
-        cv2.setNumThreads(1)
-        self._run = directory.open_run(run)
-        self._image = artifact.load(model).config.image
-        self._reader = Reader()
+        self._run = directory.read_header(run)
+        image = artifact.load(model).config.image
+        self._decoder, self._size = Decoder(image), image.tile_size
 
     def __call__(self, batch: Batch) -> Batch:
-        number = int(batch["shard"][0])
-        files = self._run.shard(number)
-        tiles_NSS, part = read_tiles(files["uri"].to_pylist(), self._image, self._reader)
-        part = part.set_column(0, "image_id", files["image_id"])
+        work = _work(batch)
+        files = self._run.plan.shard(work.shard)
+        if work.attempt:
+            tiles_NSS, part = self._try_again(work, files)
+        else:
+            tiles_NSS, part = self._decoder.read(files)
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, part.schema) as stream:
             stream.write_table(part)
-        return {"shard": [number], "tiles": [tiles_NSS.tobytes()], "part": [sink.getvalue()]}
+        return {**batch, "tiles": [tiles_NSS.tobytes()], "part": [sink.getvalue()]}
+
+    def _try_again(self, work: Work, files: pa.Table) -> tuple[NDArray[np.uint8], pa.Table]:
+        """Reads the files of one status; all others keep their rows, and their tiles stay empty."""
+        before = shards.read_part(self._run, work.shard, range(work.attempt)).table
+        again_N = pc.equal(before["status"], str(self._run.retries[work.attempt - 1])).to_numpy()
+        tiles_NSS = np.zeros((len(files), self._size, self._size), np.uint8)
+        tiles_NSS[again_N], read = self._decoder.read(files.filter(again_N))
+        row_N = np.arange(len(files))
+        row_N[again_N] = len(files) + np.arange(len(read))
+        return tiles_NSS, pa.concat_tables([before, read]).take(row_N)
 
 
 class _Score:
@@ -157,16 +163,16 @@ class _Score:
     def __call__(self, batch: Batch) -> Batch:
         if self._refused:
             raise RefusedError(f"{self._run}: a node has other hardware or versions than the run; make the nodes equal")
-        number, part = int(batch["shard"][0]), pa.ipc.open_stream(batch["part"][0]).read_all()
+        part = pa.ipc.open_stream(batch["part"][0]).read_all()
         tiles_NSS = np.frombuffer(batch["tiles"][0], np.uint8).reshape(-1, self._size, self._size)
-        error_N = pa.array(
-            self._scorer.score(tiles_NSS),
-            mask=np.asarray(part["status"].to_pylist()) != str(Status.OK),
-        )
+        # What an earlier attempt scored keeps its score; what failed has none.
+        new_N = pc.and_(pc.equal(part["status"], str(Status.OK)), pc.is_null(part["score"]))
+        error_N = pa.array(self._scorer.score(tiles_NSS))
         for name in ("score", "reconstruction_error"):
-            part = part.set_column(part.schema.get_field_index(name), name, error_N)
-        shards.write_part(self._run, self._identity, number, part)
-        return {"shard": [number], "files": [part.num_rows]}
+            column = pc.if_else(new_N, error_N, part[name])
+            part = part.set_column(part.schema.get_field_index(name), name, column)
+        shards.write_part(self._run, self._identity, _work(batch), part)
+        return {"files": [part.num_rows]}
 
 
 class _ReadAndScore:
@@ -177,6 +183,10 @@ class _ReadAndScore:
 
     def __call__(self, batch: Batch) -> Batch:
         return self._score(self._read(batch))
+
+
+def _work(batch: Batch) -> Work:
+    return Work(int(batch["shard"][0]), int(batch["attempt"][0]))
 
 
 def resolve_backend(device: str, precision: str) -> Backend:

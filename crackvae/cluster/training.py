@@ -136,8 +136,8 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     if run is None or any(run.facts.get(name) != value for name, value in facts.items()):
         storage.remove(location)  # of another machine: minutes of work, not worth an error
         run = directory.create(location, normals, pa.nulls(normals.num_rows, pa.string()), facts)
-    survey.score_missing(run, uncalibrated, computed_on)
-    parts = pa.concat_tables([shards.read_part(run, n) for n in range(run.shards)])
+    survey.score(run, shards.missing(run)[0], uncalibrated, computed_on)
+    parts = pa.concat_tables([part.table for part in shards.read_parts(run, range(run.plan.shards))])
     scored = parts.filter(pc.equal(parts["status"], str(Status.OK)))
     kept = Calibration(scored["image_id"].to_pylist(), scored["score"].to_numpy(), scored["darkness"].to_numpy())
     calibration.threshold(kept.score_N, scoring.alpha)

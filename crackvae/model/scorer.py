@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from crackvae import storage
 from crackvae.dataset.sources import Reader
+from crackvae.dataset.tiles import read_tile
 from crackvae.errors import ArtifactError, ImageError
 from crackvae.images.decode import Gray
-from crackvae.images.tile import darkness, prepare, to_tile
+from crackvae.images.tile import darkness, to_tile
 from crackvae.model import artifact, backend
 from crackvae.model.artifact import Artifact
 from crackvae.model.network import normalise
@@ -162,6 +163,4 @@ class AnomalyScorer:
                     f"an array must be gray_HW uint8, not {image.dtype} {image.shape}",
                 )
             return to_tile(image, self.config.image.tile_size), darkness(image)
-        uri = storage.to_uri(os.fspath(image))
-        data = reader.read(uri, self.config.image.max_megabytes * 10**6)
-        return prepare(data, self.config.image)
+        return read_tile(reader, self.config.image, storage.to_uri(os.fspath(image)))

@@ -48,7 +48,7 @@ def scores(scored: pa.Table, threshold: Mapping[str, Any]) -> Figure:
     value, alpha = threshold["value"], threshold["alpha"]
     # Logarithmic bins show every score: the cracks' are spread over many times the normals' range.
     score_N = score_N.clip(min=max(value, 1e-9) / 1000)
-    ends = [value, *score_N[[score_N.argmin(), score_N.argmax()]]]
+    ends = [max(value, 1e-9), *score_N[[score_N.argmin(), score_N.argmax()]]]
     edges = np.geomspace(0.95 * min(ends), 1.05 * max(ends), _BINS + 1)
 
     figure = Figure(figsize=(9, 4.6), layout="constrained")

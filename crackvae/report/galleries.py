@@ -19,8 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from crackvae.dataset.sources import Reader
-from crackvae.dataset.tiles import read_tiles
+from crackvae.dataset.decoder import Decoder
 from crackvae.model.artifact import Artifact
 from crackvae.model.scorer import TileScorer
 from crackvae.schema import Label, Status
@@ -129,13 +128,13 @@ def _at_percentiles(rows: Rows, score_N: NDArray[np.float64]) -> Rows:
 
 def _cells(scored: pa.Table, rows: Rows, model: Artifact) -> dict[int, _Cell]:
     """Reads and reconstructs each image once, in manifest order, which is quick in an archive."""
-    shown = scored.take(pa.array(rows)).to_pylist()
-    with Reader() as reader:
-        tile_NSS, read = read_tiles([row["uri"] for row in shown], model.config.image, reader)
+    shown = scored.take(pa.array(rows))
+    with Decoder(model.config.image) as decoder:
+        tile_NSS, read = decoder.read(shown)
     x_NSS = tile_NSS.astype(np.float32) / 127.5 - 1
     x_hat_NSS = TileScorer(model, "cpu", "fp32").reconstruct(tile_NSS)
     cells = {}
-    for index, (row, status) in enumerate(zip(shown, read["status"].to_pylist(), strict=True)):
+    for index, (row, status) in enumerate(zip(shown.to_pylist(), read["status"].to_pylist(), strict=True)):
         view = _View(x_NSS[index], x_hat_NSS[index]) if status == Status.OK else None
         caption = f"{_short(row['image_id'])}\nscore {row['score']:.4f}, p {row['p_value']:#.2g}"
         cells[int(rows[index])] = _Cell(caption, view)

@@ -22,13 +22,12 @@ from crackvae import storage
 from crackvae.errors import InputError
 from crackvae.model import artifact
 from crackvae.report import tables
-from crackvae.run import directory, finalize
+from crackvae.run import directory, finalize, summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
-FIGURES = "figures"
 LAST = "training.png"  # written last: with it the pictures are complete
 
 _COLUMNS = ["image_id", "uri", "label", "set", "score", "p_value", "prediction", "darkness"]
@@ -68,7 +67,7 @@ def draw(run_location: str, model_location: str) -> list[str]:
 
     from crackvae.report import curves, galleries
 
-    metrics = finalize.read_metrics(run_location)
+    metrics = summary.read(run_location)
     results = finalize.read_results(run_location, _COLUMNS)
     scored = results.filter(pc.is_valid(results["score"]))
     with mpl.rc_context(_STYLE):
@@ -81,7 +80,7 @@ def draw(run_location: str, model_location: str) -> list[str]:
             figures["roc"] = curves.roc(scored, metrics)
         figures["training"] = curves.training(model.history)
         images = {f"{name}.png": _png(figure) for name, figure in figures.items()}
-    folder = storage.join(run_location, FIGURES)
+    folder = run.path(directory.FIGURES)
     for name, data in images.items():
         storage.write_bytes(storage.join(folder, name), data)
     return [storage.join(folder, name) for name in images]

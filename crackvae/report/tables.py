@@ -79,17 +79,20 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     lines = []
     if failed:
         reasons = ", ".join(f"{count:,} {status}" for status, count in failed.items())
-        lines.append(
-            f"{sum(failed.values()):,} of {counts['files']:,} files not scored: {reasons} "
-            "(the message of each is in results.csv)"
-        )
+        total = f"{sum(failed.values()):,} of {counts['files']:,} files not scored"
+        lines.append(f"{total}: {reasons} (no crack is ruled out in them)")
+        for reason in metrics.get("failures", []):  # absent in runs of an older crackvae
+            examples = ", ".join(reason["examples"])
+            lines.append(f"  {reason['count']:,} {reason['status']}: {reason['message']} (such as {examples})")
     lines.append(f"{counts['scored']:,} of {counts['files']:,} files scored")
     if counts["scored"]:
         lines.append(
             f"{counts['predicted'][Label.CRACK]:,} flagged as crack "
             f"({metrics['flagged_fraction']:.1%}) at alpha {threshold['alpha']:g}"
         )
-    lines.append(f"threshold {threshold['value']:.4g}, from {threshold['calibration_normals']:,} calibration normals")
+    source = "set by hand, beside" if threshold.get("set_by") == "value" else "from"
+    normals = f"{threshold['calibration_normals']:,} calibration normals"
+    lines.append(f"threshold {threshold['value']:.4g}, {source} {normals}")
     return lines
 
 

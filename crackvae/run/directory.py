@@ -2,19 +2,25 @@
 
 ::
 
-    manifest.parquet    the input files and the shard of each; never listed again
-    run.json            identity; with it the run exists
-    parts/00000/...     one file per finished shard
+    manifest.parquet      the input files and the shard of each; never listed again
+    calibration.parquet   the scores that p-values and thresholds follow from
+    run.json              identity; with it the run exists
+    parts/00000/...       one file per finished shard and attempt
+    retries.json          the statuses that were tried again, one per attempt; absent before the first
+    threshold.json        the threshold that `crackvae threshold` set; absent before
     results/, results.csv, metrics.json, figures/, _SUCCESS      written at the end
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,17 +30,51 @@ from numpy.typing import NDArray
 
 from crackvae import storage
 from crackvae.errors import InputError, RefusedError
-from crackvae.schema import MANIFEST, SCHEMA_VERSION
+from crackvae.schema import MANIFEST, SCHEMA_VERSION, Status
 
 FORMAT = "crackvae run"
 RUN = "run.json"
 PLAN = "manifest.parquet"
+CALIBRATION = "calibration.parquet"
+RETRIES = "retries.json"
+FIGURES = "figures"
 SUCCESS = "_SUCCESS"
+LOCK = ".lock"
 
 SHARD_FILES = 256
 SHARD_BYTES = 2 * 2**30
+_GROUP_SHARDS = 16  # per row group of the manifest: a worker reads one for the shard it needs
 
 PLAN_SCHEMA = pa.schema([*MANIFEST, pa.field("set", pa.string()), pa.field("shard", pa.int32())])
+
+
+class Plan:
+    """The manifest of a run on disk, read shard by shard: memory does not grow with the survey.
+
+    Attributes:
+        rows: Input files.
+        shards: How many shards they are cut into.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._file = pq.ParquetFile(storage.open_input(location))
+        footer = self._file.metadata
+        column = self._file.schema_arrow.get_field_index("shard")
+        ranges = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
+        self._first_G = [shard.min for shard in ranges]
+        self._last_G = [shard.max for shard in ranges]
+        self._held: tuple[range, pa.Table] = (range(0), pa.table({}))
+        self.rows: int = footer.num_rows
+        self.shards: int = self._last_G[-1] + 1
+
+    def shard(self, number: int) -> pa.Table:
+        """The files of a shard. Quick for neighbours."""
+        groups = range(bisect_left(self._last_G, number), bisect_right(self._first_G, number))
+        if groups != self._held[0]:
+            self._held = (groups, self._file.read_row_groups(list(groups)).combine_chunks())
+        table = self._held[1]
+        start, stop = np.searchsorted(table["shard"].to_numpy(), [number, number + 1])
+        return table.slice(start, stop - start)
 
 
 @dataclass(frozen=True)
@@ -44,30 +84,32 @@ class Run:
     Attributes:
         location: Its directory, a path or a URI.
         identity: SHA-256 of everything that decides its results.
-        plan: The manifest with the set and the shard of each file, in shard order.
         facts: What the identity was made of, by name.
+        created: When its sources were listed.
+        version: Of the schema of its files.
+        retries: The status whose rows were tried again in attempt 1, 2, ...
     """
 
     location: str
     identity: str
-    plan: pa.Table
     facts: Mapping[str, Any]
+    created: str
+    version: int = SCHEMA_VERSION
+    retries: tuple[Status, ...] = ()
 
-    @property
-    def shards(self) -> int:
-        """How many shards the run has."""
-        return int(self.plan["shard"][-1].as_py()) + 1
+    @cached_property
+    def plan(self) -> Plan:
+        """The manifest with the set and the shard of each file, in shard order."""
+        return Plan(self.path(PLAN))
 
-    def shard(self, number: int) -> pa.Table:
-        """The files of a shard."""
-        shard_N = self.plan["shard"].to_numpy()
-        start, stop = np.searchsorted(shard_N, [number, number + 1])
-        return self.plan.slice(start, stop - start)
+    def path(self, name: str) -> str:
+        """Where a file of the run lies."""
+        return storage.join(self.location, name)
 
     @property
     def finished(self) -> bool:
         """Whether the results are complete."""
-        return storage.exists(storage.join(self.location, SUCCESS))
+        return storage.exists(self.path(SUCCESS))
 
 
 def assign_shards(size_N: Sequence[int | None]) -> NDArray[np.int32]:
@@ -89,36 +131,65 @@ def assign_shards(size_N: Sequence[int | None]) -> NDArray[np.int32]:
     return shard_N
 
 
-def create(location: str, table: pa.Table, sets: pa.Array, facts: Mapping[str, Any]) -> Run:
+def create(
+    location: str,
+    table: pa.Table,
+    sets: pa.Array,
+    facts: Mapping[str, Any],
+    calibration: pa.Table | None = None,
+) -> Run:
     """Starts a run in an empty or missing directory.
 
     Args:
         location: The directory.
         table: The manifest.
         sets: The evaluation set of each row, or nulls.
-        facts: What decides the results besides the manifest, by name; it must fit in JSON.
+        facts: What decides the results besides the files below, by name; it must fit in JSON.
+        calibration: Columns score and darkness of the calibration normals; without it, the run
+            can be scored and not be judged.
 
     Raises:
         RefusedError: The directory holds something else.
     """
-    if not set(storage.list_files(location)) <= {PLAN}:  # all that an interrupted call leaves
-        raise RefusedError(f"{location}: holds something that is no run; give an empty directory")
-    shard_N = pa.array(assign_shards(table["size"].to_pylist()), pa.int32())
-    plan = table.append_column("set", sets).append_column("shard", shard_N)
-    plan = plan.replace_schema_metadata(None).cast(PLAN_SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(plan, buffer, compression="zstd")
-    storage.write_bytes(storage.join(location, PLAN), buffer.getvalue())
-    all_facts = {**facts, "manifest": hashlib.sha256(buffer.getvalue()).hexdigest()}
-    identity = _identity(all_facts)
+    check_empty(location)
+    shard_N = assign_shards(table["size"].to_pylist())
+    plan = table.append_column("set", sets).append_column("shard", pa.array(shard_N, pa.int32()))
+    all_facts = {
+        **facts,
+        "manifest": _write(storage.join(location, PLAN), plan.cast(PLAN_SCHEMA), shard_N // _GROUP_SHARDS),
+    }
+    if calibration is not None:
+        rows_N = np.zeros(calibration.num_rows)
+        all_facts["calibration"] = _write(storage.join(location, CALIBRATION), calibration, rows_N)
     header = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        "identity": identity,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": _identity(all_facts),
         "facts": all_facts,
     }
     storage.write_bytes(storage.join(location, RUN), json.dumps(header, indent=1).encode())
-    return Run(location, identity, plan, all_facts)
+    return open_run(location)
+
+
+def _write(location: str, table: pa.Table, group_N: NDArray[Any]) -> str:
+    """Writes a table in row groups of equal group_N, and returns the SHA-256 of the file."""
+    table = table.replace_schema_metadata(None)
+    edges = [0, *(np.flatnonzero(np.diff(group_N)) + 1), len(table)]
+    with storage.writing(location) as stream, pq.ParquetWriter(stream, table.schema, compression="zstd") as writer:
+        for start, stop in pairwise(edges):
+            writer.write_table(table.slice(start, stop - start))
+    return storage.sha256(location)
+
+
+def check_empty(location: str) -> None:
+    """Refuses a directory that holds anything but what an interrupted `create` leaves.
+
+    Raises:
+        RefusedError: It does.
+    """
+    if not set(storage.list_files(location)) <= {PLAN, CALIBRATION, LOCK}:
+        raise RefusedError(f"{location}: holds something that is no run; give an empty directory")
 
 
 def exists(location: str) -> bool:
@@ -132,31 +203,70 @@ def open_run(location: str) -> Run:
     Raises:
         InputError: It is no run, newer than this crackvae, or damaged.
     """
+    run = read_header(location)
+    hashes = {
+        name: run.facts[key] for name, key in ((PLAN, "manifest"), (CALIBRATION, "calibration")) if key in run.facts
+    }
+    for name, sha in hashes.items():
+        try:
+            same = storage.sha256(run.path(name)) == sha
+        except OSError as error:
+            raise InputError(f"{run.path(name)}: cannot be read; start in a new directory") from error
+        if not same:
+            raise InputError(f"{run.path(name)}: was altered; start in a new directory")
+    return run
+
+
+def read_header(location: str) -> Run:
+    """Opens a run without reading its manifest, which whoever opened it before has checked.
+
+    Raises:
+        InputError: It is no run, newer than this crackvae, or its run.json is damaged.
+    """
     path = storage.join(location, RUN)
     try:
         header = json.loads(storage.read_bytes(path))
         known, version = header["format"] == FORMAT, int(header["schema_version"])
-        identity, facts, manifest_hash = header["identity"], header["facts"], header["facts"]["manifest"]
+        run = Run(location, header["identity"], header["facts"], header.get("created", "unknown"), version)
+        manifest_hash = run.facts["manifest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{location}: is no run of crackvae, or {RUN} is damaged") from error
     if not known or version > SCHEMA_VERSION:
         raise InputError(f"{path}: was written by a newer crackvae; update this one")
+    if not manifest_hash or _identity(run.facts) != run.identity:
+        raise InputError(f"{path}: was altered; start in a new directory")
+    return replace(run, retries=_read_retries(run))
+
+
+def _read_retries(run: Run) -> tuple[Status, ...]:
+    path = run.path(RETRIES)
+    if not storage.exists(path):
+        return ()
     try:
-        data = storage.read_bytes(storage.join(location, PLAN))
-    except OSError as error:
-        raise InputError(f"{location}: {PLAN} cannot be read; start in a new directory") from error
-    if hashlib.sha256(data).hexdigest() != manifest_hash or _identity(facts) != identity:
-        raise InputError(f"{location}: {RUN} or {PLAN} was altered; start in a new directory")
-    return Run(location, identity, pq.read_table(io.BytesIO(data)), facts)
+        return tuple(Status(name) for name in json.loads(storage.read_bytes(path)))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: is damaged; delete it to go on without the retries") from error
+
+
+def add_retry(run: Run, status: Status) -> Run:
+    """Begins an attempt at the rows of a status. The results stop being complete first."""
+    storage.remove(run.path(SUCCESS))
+    retries = (*run.retries, status)
+    storage.write_bytes(run.path(RETRIES), json.dumps(retries).encode())
+    return replace(run, retries=retries)
 
 
 def check_same(run: Run, facts: Mapping[str, Any]) -> None:
     """Refuses to go on with anything that would change the results.
 
+    An older crackvae may have kept fewer facts; those that it kept have to be the same.
+
     Raises:
         RefusedError: It names each fact that differs, as it was and as it is.
     """
-    was = {name: value for name, value in run.facts.items() if name != "manifest"}
+    was, facts = ({k: v for k, v in f.items() if k not in ("manifest", "calibration")} for f in (run.facts, facts))
+    if run.version < SCHEMA_VERSION:
+        facts = {name: value for name, value in facts.items() if name in was}
     differs = differences(was, facts)
     if differs:
         raise RefusedError(

@@ -1,81 +1,237 @@
-"""A shard's file: how it is written, found and read.
+"""One file per finished shard and attempt, whose presence, whole, is the record of completion.
 
-The name and the content of the file are functions of the run's inputs alone, so that a retry or a
-late writer replaces equal bytes by equal bytes. Its presence, valid, is the record of completion.
+Name and content of the file are functions of the run's inputs and of the attempt, so that a worker
+that runs twice or late replaces equal bytes by equal bytes. The footer keeps the SHA-256 of all the
+file's bytes, with the digest itself taken as zeros.
+
+Attempt 0 scores a shard. A further attempt scores the rows of one status again and copies the
+others; a shard without such rows has no file of that attempt.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Set as AbstractSet
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crackvae import storage
-from crackvae.errors import InputError
 from crackvae.run.directory import Run
-from crackvae.schema import PART, SCHEMA_VERSION
+from crackvae.schema import PART, SCHEMA_VERSION, Status
 
 PARTS = "parts"
+_NAME = re.compile(r"(\d{5})/part-(\d{8,})(?:\.a(\d+))?\.parquet")
 _IDENTITY_KEY = b"crackvae.run"
 _VERSION_KEY = b"crackvae.schema_version"
+_SHARD_KEY = b"crackvae.shard"
+_ATTEMPT_KEY = b"crackvae.attempt"
+_ROWS_KEY = b"crackvae.rows"
+_DIGEST_KEY = b"crackvae.sha256"
+_ZEROS = b"0" * 64
+_DIGEST = re.compile(_DIGEST_KEY + rb"..([0-9a-f]{64})", re.DOTALL)  # two bytes of Thrift say: a text, 64 long
+_READERS = 8  # files read at a time: an object store answers in tens of milliseconds
 
 
-def part_name(number: int) -> str:
+@dataclass(frozen=True)
+class Work:
+    """A shard that has to be scored.
+
+    Attributes:
+        shard: Its number.
+        attempt: 0, or which of the run's retries.
+    """
+
+    shard: int
+    attempt: int
+
+
+@dataclass
+class Part:
+    """What the directory holds of a shard.
+
+    Attributes:
+        shard: Its number.
+        attempt: Of the newest whole file; -1 where there is none.
+        table: Columns of `schema.PART`, one row per file of the shard; empty where there is none.
+        damaged: Files that do not count, by name, and why.
+    """
+
+    shard: int
+    attempt: int = -1
+    table: pa.Table = field(default_factory=PART.empty_table)
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    def next_attempt(self, retries: Sequence[Status]) -> int | None:
+        """The attempt that this shard needs next, or None where it is complete."""
+        if self.attempt < 0:
+            return 0
+        present = set(pc.unique(self.table["status"]).to_pylist())
+        later = enumerate(retries[self.attempt :], self.attempt + 1)
+        return next((attempt for attempt, status in later if str(status) in present), None)
+
+
+class _NotWholeError(Exception):
+    """A file that does not count; says why."""
+
+
+def part_name(number: int, attempt: int = 0) -> str:
     """The path of a shard's file below parts/, in folders of 1,000."""
-    return f"{number // 1000:05d}/part-{number:08d}.parquet"
+    return f"{number // 1000:05d}/part-{number:08d}{f'.a{attempt}' if attempt else ''}.parquet"
 
 
-def write_part(run_location: str, identity: str, number: int, table: pa.Table) -> None:
+def part_location(run_location: str, name: str) -> str:
+    """Where a file below parts/ lies."""
+    return storage.join(run_location, PARTS, *name.split("/"))
+
+
+def write_part(run_location: str, identity: str, work: Work, table: pa.Table) -> None:
     """Commits a shard: its file becomes visible whole.
 
     Args:
         run_location: The run directory.
         identity: Of the run.
-        number: Of the shard.
+        work: Shard and attempt.
         table: Columns of `schema.PART`, one row per file of the shard, in order.
     """
-    metadata = {_IDENTITY_KEY: identity, _VERSION_KEY: str(SCHEMA_VERSION)}
+    metadata = {
+        _IDENTITY_KEY: identity,
+        _VERSION_KEY: str(SCHEMA_VERSION),
+        _SHARD_KEY: str(work.shard),
+        _ATTEMPT_KEY: str(work.attempt),
+        _ROWS_KEY: str(table.num_rows),
+        _DIGEST_KEY: _ZEROS,
+    }
     buffer = io.BytesIO()
-    pq.write_table(table.cast(PART).replace_schema_metadata(metadata), buffer, compression="zstd")
-    location = storage.join(run_location, PARTS, *part_name(number).split("/"))
-    storage.write_bytes(location, buffer.getvalue())
+    # Without store_schema the footer holds the metadata once, not again inside an Arrow schema.
+    with pq.ParquetWriter(buffer, PART, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table.cast(PART))
+        writer.add_key_value_metadata(metadata)
+    data = bytearray(buffer.getvalue())
+    at = _digest_at(data)
+    data[at] = _sha256(data, at)
+    storage.write_bytes(part_location(run_location, part_name(work.shard, work.attempt)), bytes(data))
 
 
-def read_part(run: Run, number: int) -> pa.Table:
-    """Reads a shard's file and checks that it is what the run needs there.
+def _sha256(data: bytes | bytearray, at: slice) -> bytes:
+    """Of the file's bytes, with the digest that they hold taken as zeros."""
+    digest = hashlib.sha256(data[: at.start])
+    digest.update(_ZEROS)
+    digest.update(data[at.stop :])
+    return digest.hexdigest().encode()
 
-    Raises:
-        InputError: It is missing, damaged, of another run, or its rows are others.
+
+def _digest_at(data: bytes | bytearray) -> slice:
+    *_, last = _DIGEST.finditer(data)
+    return slice(*last.span(1))
+
+
+def read_part(run: Run, number: int, attempts: Iterable[int]) -> Part:
+    """Reads a shard from the newest of its files that is whole.
+
+    Args:
+        run: The run.
+        number: Of the shard.
+        attempts: Whose files are there; those that the run never made are damage too.
     """
-    location = storage.join(run.location, PARTS, *part_name(number).split("/"))
+    return _check(run, number, _load(run, number, attempts))
+
+
+def read_parts(run: Run, numbers: Iterable[int]) -> Iterator[Part]:
+    """Reads shards, in the order asked for."""
+    names, _ = list_parts(run)
+    left = iter(numbers)
+    with ThreadPoolExecutor(_READERS) as pool:
+        while block := list(islice(left, 4 * _READERS)):
+            loaded = pool.map(lambda number: _load(run, number, names.get(number, ())), block)
+            for number, files in zip(block, loaded, strict=True):
+                yield _check(run, number, files)
+
+
+def list_parts(run: Run) -> tuple[Mapping[int, list[int]], list[str]]:
+    """The attempts of each shard whose files are there, and the files that have no place there."""
+    attempts: dict[int, list[int]] = defaultdict(list)
+    foreign = []
+    for name in storage.list_files(storage.join(run.location, PARTS)):
+        match = _NAME.fullmatch(name)
+        number, attempt = (int(match[2]), int(match[3] or 0)) if match else (-1, 0)
+        if 0 <= number < run.plan.shards and part_name(number, attempt) == name:
+            attempts[number].append(attempt)
+        else:
+            foreign.append(name)
+    return attempts, sorted(foreign)
+
+
+def missing(run: Run, numbers: Iterable[int] | None = None) -> tuple[list[Work], dict[str, str]]:
+    """What is left to score, in order, and the files that do not count, with why.
+
+    Args:
+        run: The run.
+        numbers: Shards to look at; by default all.
+    """
+    left: list[Work] = []
+    damaged: dict[str, str] = {}
+    for part in read_parts(run, range(run.plan.shards) if numbers is None else numbers):
+        damaged |= part.damaged
+        attempt = part.next_attempt(run.retries)
+        if attempt is not None:
+            left.append(Work(part.shard, attempt))
+    return left, damaged
+
+
+_Loaded = dict[int, pa.Table | _NotWholeError]
+
+
+def _load(run: Run, number: int, attempts: Iterable[int]) -> _Loaded:
+    found: _Loaded = {}
+    for attempt in sorted(attempts, reverse=True):
+        try:
+            found[attempt] = _read_file(run, number, attempt)
+        except _NotWholeError as error:
+            found[attempt] = error
+    return found
+
+
+def _check(run: Run, number: int, files: _Loaded) -> Part:
+    """Kept apart from loading, which many threads do: the plan is read by one."""
+    part = Part(number)
+    ids = run.plan.shard(number)["image_id"] if files else None
+    for attempt, table in files.items():
+        if not isinstance(table, _NotWholeError) and not table["image_id"].equals(ids):
+            table = _NotWholeError("has other rows than the manifest")  # noqa: PLW2901
+        if isinstance(table, _NotWholeError):
+            part.damaged[f"{PARTS}/{part_name(number, attempt)}"] = str(table)
+        elif part.attempt < 0:
+            part.attempt, part.table = attempt, table
+    return part
+
+
+def _read_file(run: Run, number: int, attempt: int) -> pa.Table:
+    if attempt > len(run.retries):
+        raise _NotWholeError("is of an attempt that this run never made")
     try:
-        with storage.open_input(location) as stream:
-            table = pq.read_table(stream)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{location}: cannot be read; run the same command again") from error
-    if (table.schema.metadata or {}).get(_IDENTITY_KEY) != run.identity.encode():
-        raise InputError(f"{location}: is of another run; delete it and run the command again")
-    if not table["image_id"].equals(run.shard(number)["image_id"]):
-        raise InputError(f"{location}: has other rows; delete it and run the command again")
+        data = storage.read_bytes(part_location(run.location, part_name(number, attempt)))
+        if run.version > 1:  # older files hold no digest
+            at = _digest_at(data)
+            if _sha256(data, at) != data[at]:  # before it is parsed: then nothing surprises the parser
+                raise _NotWholeError("was altered: its SHA-256 is another")
+        file = pq.ParquetFile(io.BytesIO(data))
+        metadata = file.metadata.metadata or {}
+        table = file.read() if file.schema_arrow.equals(PART) else None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _NotWholeError("is truncated, or no file of a run") from error
+    if metadata.get(_IDENTITY_KEY) != run.identity.encode():
+        raise _NotWholeError("is of another run")
+    placed = (metadata.get(_SHARD_KEY), metadata.get(_ATTEMPT_KEY))
+    if run.version > 1 and placed != (b"%d" % number, b"%d" % attempt):
+        raise _NotWholeError("is of another shard or attempt")
+    if table is None:
+        raise _NotWholeError("has other columns")
     return table.replace_schema_metadata(None)
-
-
-def missing_shards(run: Run) -> list[int]:
-    """The shards without a valid file, in order."""
-    present = frozenset(storage.list_files(storage.join(run.location, PARTS)))
-    return [number for number in range(run.shards) if not _is_valid(run, number, present)]
-
-
-def _is_valid(run: Run, number: int, present: AbstractSet[str]) -> bool:
-    name = part_name(number)
-    if name not in present:
-        return False
-    try:
-        with storage.open_input(storage.join(run.location, PARTS, *name.split("/"))) as stream:
-            footer = pq.ParquetFile(stream).metadata
-    except (OSError, pa.ArrowException):
-        return False
-    same = (footer.metadata or {}).get(_IDENTITY_KEY) == run.identity.encode()
-    return bool(same and footer.num_rows == run.shard(number).num_rows)

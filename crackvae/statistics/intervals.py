@@ -21,7 +21,13 @@ import numpy.typing as npt
 
 from crackvae.errors import InputError
 from crackvae.statistics.calibration import Floats
-from crackvae.statistics.metrics import METRICS, Bools, Ranking
+from crackvae.statistics.metrics import METRICS, Bools, Ranking, metrics_of_counts
+
+EXACT_IMAGES = 100_000
+"""Of more, groups are drawn a bucket at a time and rates resampled in steps of 1 / _COLUMNS."""
+
+_COLUMNS = 4000
+_BUCKETS = 1000  # of each kind of groups
 
 _BLOCK_WEIGHTS = 2**19
 """Weights that are held at once: some 65 MB with all that `Ranking.evaluate` makes of them."""
@@ -72,7 +78,11 @@ def bootstrap(
         )
     ranking = Ranking(score_N, is_crack_N, threshold)
     value_M = ranking.evaluate(np.ones((1, len(is_crack_N)), np.int64))[0]
-    blocks = [ranking.evaluate(weight_BN) for weight_BN in _draw(is_crack_N, group_N, resamples, seed)]
+    blocks = (
+        [ranking.evaluate(weight_BN) for weight_BN in _draw(is_crack_N, group_N, resamples, seed)]
+        if len(is_crack_N) <= EXACT_IMAGES
+        else [_evaluate_coarsely(ranking, is_crack_N, group_N, resamples, seed)]
+    )
     intervals = {}
     for name, value, resampled_R in zip(METRICS, value_M, np.concatenate(blocks).T, strict=True):
         defined_D = resampled_R[~np.isnan(resampled_R)]
@@ -81,6 +91,30 @@ def bootstrap(
             low, high = np.quantile(defined_D, [(1 - level) / 2, (1 + level) / 2])
         intervals[name] = Interval(float(value), float(low), float(high))
     return intervals
+
+
+def _evaluate_coarsely(ranking: Ranking, is_crack_N: Bools, group_N: Groups, resamples: int, seed: int) -> Any:
+    """As `Ranking.evaluate` of each resample, at a cost that does not grow with the images.
+
+    Whole groups are put into buckets at random, and buckets are drawn instead of groups (Chamandy,
+    Muralidharan, Najmi & Naidu 2012, "Estimating uncertainty for massive data streams", Google).
+    """
+    column_N, at_threshold = ranking.coarse(_COLUMNS)
+    _, index_N = np.unique(group_N, return_inverse=True)
+    has_crack_G = np.bincount(index_N, weights=is_crack_N) > 0
+    generator = np.random.default_rng(seed)
+    bucket_G = generator.integers(_BUCKETS, size=has_crack_G.size) + _BUCKETS * has_crack_G
+    columns = int(column_N.max()) + 1
+    cell_N = bucket_G[index_N] * columns + column_N
+    drawn_R2B = generator.multinomial(_BUCKETS, np.full(_BUCKETS, 1 / _BUCKETS), size=(resamples, 2))
+    weight_RB = drawn_R2B.reshape(resamples, 2 * _BUCKETS).astype(np.float64)  # exact, and quick to multiply
+
+    def counts(chosen_N: Bools) -> npt.NDArray[np.int64]:
+        count_BV = np.bincount(cell_N[chosen_N], minlength=2 * _BUCKETS * columns).reshape(-1, columns)
+        total_RV = np.cumsum(np.rint(weight_RB @ count_BV).astype(np.int64), axis=1)
+        return np.pad(total_RV, ((0, 0), (1, 0)))
+
+    return metrics_of_counts(counts(is_crack_N), counts(~is_crack_N), at_threshold)
 
 
 def _draw(is_crack_N: Bools, group_N: Groups, resamples: int, seed: int) -> Iterator[Weights]:

@@ -30,7 +30,7 @@ METRICS = (
     "fpr_at_95_recall",
     "recall_at_1pct_fpr",
 )
-"""The names in metrics.json, in the order of the columns of `Ranking.evaluate`."""
+"""The names in metrics.json, in the order of the columns of `metrics_of_counts`."""
 
 
 @dataclass(frozen=True)
@@ -95,35 +95,64 @@ class Ranking:
         A weight of k counts as k copies of the image, and equals scikit-learn's sample_weight.
         Memory is some ten times that of weight_RN.
         """
-        tp_RV, fp_RV = self.counts(weight_RN)
-        crack_R, normal_R = tp_RV[:, -1], fp_RV[:, -1]
-        tp_R, fp_R = tp_RV[:, self.at_threshold], fp_RV[:, self.at_threshold]
-        # In whole numbers, so that no rounding decides whether a count just reaches its rate.
-        has_95_recall_RV = tp_RV >= -(-95 * crack_R // 100)[:, None]
-        within_1pct_RV = fp_RV <= (normal_R // 100)[:, None]
-        # Both counts grow along V: the first True is the fewest alarms, the last the most cracks.
-        fp_at_95_R = _take(fp_RV, np.argmax(has_95_recall_RV, axis=1))
-        tp_at_1pct_R = _take(tp_RV, np.count_nonzero(within_1pct_RV, axis=1) - 1)
+        return metrics_of_counts(*self.counts(weight_RN), self.at_threshold)
 
-        new_tp_RV, new_fp_RV = np.diff(tp_RV), np.diff(fp_RV)
-        # Trapezoids: half a win for a tie (Hanley & McNeil 1982). Twice the area is a whole number.
-        area2_R = np.einsum("rv,rv->r", new_fp_RV, tp_RV[:, 1:] + tp_RV[:, :-1])
-        precision_RV = tp_RV[:, 1:] / np.maximum(tp_RV[:, 1:] + fp_RV[:, 1:], 1)
-        # AP = sum of (recall_v - recall_v-1) precision_v, not interpolated, as in scikit-learn.
-        precision_sum_R = np.einsum("rv,rv->r", new_tp_RV, precision_RV)
+    def coarse(self, most: int) -> tuple[Ints, int]:
+        """Neighbours in the ranking put together, for rankings too long to be resampled one by one.
 
-        has_both_R = (crack_R > 0) & (normal_R > 0)
-        columns = (
-            _ratio(area2_R, 2 * crack_R * normal_R),
-            _ratio(precision_sum_R, crack_R),
-            _ratio(tp_R, tp_R + fp_R),
-            _ratio(tp_R, crack_R),
-            _ratio(2 * tp_R, crack_R + tp_R + fp_R),
-            _ratio(tp_R + normal_R - fp_R, crack_R + normal_R),
-            _ratio(fp_at_95_R, np.where(has_both_R, normal_R, 0)),
-            _ratio(tp_at_1pct_R, np.where(has_both_R, crack_R, 0)),
-        )
-        return np.stack(columns, axis=1)
+        Args:
+            most: Columns that are wanted; a few more are made, for the threshold keeps its own.
+
+        Returns:
+            column_N, the column of each image, and at_threshold among these columns as in `counts`:
+            what is flagged there is exact, elsewhere a rate is known to 1 / most.
+        """
+        size = self._order_N.size
+        wanted = np.searchsorted(self._last_U, np.linspace(0, size - 1, most + 1)[1:])
+        kept_K = np.unique(np.append(wanted, self._last_U.size - 1))
+        if self.at_threshold:
+            kept_K = np.union1d(kept_K, self.at_threshold - 1)
+        column_N = np.empty(size, np.int64)
+        column_N[self._order_N] = np.searchsorted(self._last_U[kept_K], np.arange(size))
+        return column_N, int(np.searchsorted(kept_K, self.at_threshold))
+
+
+def metrics_of_counts(tp_RV: npt.NDArray[np.int64], fp_RV: npt.NDArray[np.int64], at_threshold: int) -> Float64s:
+    """Every metric of each ranking: value_RM, with a column for each of METRICS.
+
+    Args:
+        tp_RV: Cracks that are flagged, as ever more is; column 0 flags nothing, the last everything.
+        fp_RV: The same of the normals.
+        at_threshold: The column of the scores above the threshold.
+    """
+    crack_R, normal_R = tp_RV[:, -1], fp_RV[:, -1]
+    tp_R, fp_R = tp_RV[:, at_threshold], fp_RV[:, at_threshold]
+    # In whole numbers, so that no rounding decides whether a count just reaches its rate.
+    has_95_recall_RV = tp_RV >= -(-95 * crack_R // 100)[:, None]
+    within_1pct_RV = fp_RV <= (normal_R // 100)[:, None]
+    # Both counts grow along V: the first True is the fewest alarms, the last the most cracks.
+    fp_at_95_R = _take(fp_RV, np.argmax(has_95_recall_RV, axis=1))
+    tp_at_1pct_R = _take(tp_RV, np.count_nonzero(within_1pct_RV, axis=1) - 1)
+
+    new_tp_RV, new_fp_RV = np.diff(tp_RV), np.diff(fp_RV)
+    # Trapezoids: half a win for a tie (Hanley & McNeil 1982). Twice the area is a whole number.
+    area2_R = np.einsum("rv,rv->r", new_fp_RV, tp_RV[:, 1:] + tp_RV[:, :-1])
+    precision_RV = tp_RV[:, 1:] / np.maximum(tp_RV[:, 1:] + fp_RV[:, 1:], 1)
+    # AP = sum of (recall_v - recall_v-1) precision_v, not interpolated, as in scikit-learn.
+    precision_sum_R = np.einsum("rv,rv->r", new_tp_RV, precision_RV)
+
+    has_both_R = (crack_R > 0) & (normal_R > 0)
+    columns = (
+        _ratio(area2_R, 2 * crack_R * normal_R),
+        _ratio(precision_sum_R, crack_R),
+        _ratio(tp_R, tp_R + fp_R),
+        _ratio(tp_R, crack_R),
+        _ratio(2 * tp_R, crack_R + tp_R + fp_R),
+        _ratio(tp_R + normal_R - fp_R, crack_R + normal_R),
+        _ratio(fp_at_95_R, np.where(has_both_R, normal_R, 0)),
+        _ratio(tp_at_1pct_R, np.where(has_both_R, crack_R, 0)),
+    )
+    return np.stack(columns, axis=1)
 
 
 def evaluate(score_N: Floats, is_crack_N: Bools, threshold: float) -> dict[str, float]:

@@ -1,21 +1,28 @@
 """Scoring jobs on a real local Ray."""
 
+import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import runs
+from PIL import Image
 
 from crackvae import AnomalyScorer
-from crackvae.cluster import scoring, survey
+from crackvae.cluster import scoring, session, survey
 from crackvae.dataset import manifest
-from crackvae.errors import ExitCode, RefusedError
+from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
 from crackvae.model import artifact
-from crackvae.run import directory, finalize, shards
+from crackvae.run import check, directory, finalize, judge, shards
+from crackvae.schema import Status
 
 pytestmark = pytest.mark.ray
 
@@ -69,20 +76,78 @@ def test_a_finished_run_is_left_alone(run, model, damaged):
     assert os.stat(f"{run.run}/results.csv").st_mtime_ns == before
 
 
-def test_resuming_scores_only_what_is_missing_to_the_same_bytes(run, model, damaged, tmp_path):
+def test_resuming_scores_only_what_is_missing_or_altered_to_the_same_bytes(run, model, damaged, tmp_path, caplog):
     out = tmp_path / "run"
     shutil.copytree(run.run, out)
     kept = out / "parts/00000/part-00000001.parquet"
     modified = kept.stat().st_mtime_ns
     for gone in ("_SUCCESS", "results.csv", "metrics.json", "parts/00000/part-00000000.parquet"):
         (out / gone).unlink()
+    with open(out / "parts/00000/part-00000003.parquet", "r+b") as stream:
+        stream.truncate(1000)
     (damaged / "added-later.jpg").write_bytes(b"")  # the run's own manifest counts
+    caplog.set_level(logging.INFO, "crackvae")
     resumed = scoring.score(str(model), [str(damaged)], str(out))
     (damaged / "added-later.jpg").unlink()
+    assert "part-00000003.parquet: is truncated, or no file of a run; it is scored again" in caplog.text
+    assert "going on with the 1,000 files listed at" in caplog.text
+    assert "2 of 4 shards are left" in caplog.text
     assert kept.stat().st_mtime_ns == modified
-    for name in ("results.csv", "metrics.json", "parts/00000/part-00000000.parquet"):
-        assert (out / name).read_bytes() == Path(run.run, name).read_bytes()
+    assert runs.everything(out) == runs.everything(Path(run.run))
     assert resumed.metrics == run.metrics
+
+
+def test_a_run_that_only_lacks_its_end_is_finished_without_ray(run, model, damaged, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    shutil.copytree(run.run, out)
+    (out / "_SUCCESS").unlink()
+    monkeypatch.setattr(session, "session", None)
+    assert scoring.score(str(model), [str(damaged)], str(out)).metrics == run.metrics
+    assert runs.everything(out) == runs.everything(Path(run.run))
+
+
+def test_a_table_that_grew_blocks_neither_a_resumed_nor_a_finished_run(model, damaged, tmp_path, ray_session, caplog):
+    paths = sorted(map(str, damaged.rglob("*.jpg")))
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["uri", *paths[:5]]))
+    first = scoring.score(str(model), [str(table)], str(tmp_path / "run"))
+    table.write_text("\n".join(["uri", *paths[:9]]))
+    caplog.set_level(logging.INFO, "crackvae")
+    assert scoring.score(str(model), [str(table)], str(tmp_path / "run")).metrics == first.metrics
+    assert "has changed since it was listed" in caplog.text
+
+
+def test_a_retry_scores_the_rows_of_one_status_and_keeps_all_others(model, tmp_path, ray_session):
+    folder, away = tmp_path / "survey", tmp_path / "away"
+    synthetic.write_survey(folder, normals=300, cracks=0, size=64)
+    (folder / "normal" / "text.jpg").write_bytes(b"text")
+    undisturbed = scoring.score(str(model), [str(folder)], str(tmp_path / "undisturbed"))
+    table, _ = manifest.build([str(folder)])
+    manifest.write(table, str(tmp_path / "manifest.parquet"))
+    away.mkdir()
+    absent = sorted((folder / "normal").iterdir())[:7]
+    for path in absent:
+        path.rename(away / path.name)
+    arguments = (str(model), [str(tmp_path / "manifest.parquet")], str(tmp_path / "run"))
+    first = scoring.score(*arguments)
+    assert first.metrics["counts"]["status"] == {"ok": 293, "undecodable": 1, "unreadable": 7}
+    kept = tmp_path / "run/parts/00000/part-00000001.parquet"
+    for path in absent:
+        (away / path.name).rename(path)
+    second = scoring.score(*arguments, retry=Status.UNREADABLE)
+    assert second.metrics == undisturbed.metrics
+    assert sorted(p.name for p in kept.parent.iterdir()) == [
+        "part-00000000.a1.parquet", "part-00000000.parquet", "part-00000001.parquet"
+    ]  # fmt: skip
+    again = finalize.read_results(second.run).to_pylist()
+    for row, expected in zip(again, finalize.read_results(undisturbed.run).to_pylist(), strict=True):
+        assert row == expected
+    assert check.check(second.run).problems == []
+    modified = os.stat(f"{second.run}/_SUCCESS").st_mtime_ns
+    assert scoring.score(*arguments, retry=Status.UNREADABLE).metrics == second.metrics  # none is left
+    assert os.stat(f"{second.run}/_SUCCESS").st_mtime_ns == modified
+    with pytest.raises(InputError, match="is no run"):
+        scoring.score(*arguments[:2], str(tmp_path / "other"), retry=Status.UNREADABLE)
 
 
 def test_another_model_or_source_is_refused(run, model, survey, tmp_path):
@@ -100,13 +165,16 @@ def test_another_model_or_source_is_refused(run, model, survey, tmp_path):
 def test_reading_and_scoring_apart_writes_the_same_bytes(run, model, tmp_path, ray_session):
     """The two stages that a GPU needs, here both on the CPU."""
     original = directory.open_run(run.run)
-    plan = original.plan.select(manifest.MANIFEST.names)
-    facts = {k: v for k, v in original.facts.items() if k != "manifest"}
-    split = directory.create(str(tmp_path / "run"), plan, original.plan["set"], facts)
+    plan = pa.concat_tables(original.plan.shard(number) for number in range(original.plan.shards))
+    kept = artifact.load(str(model)).calibration
+    calibration = judge.as_table(kept.score_N, kept.darkness_N)
+    facts = {k: v for k, v in original.facts.items() if k not in ("manifest", "calibration")}
+    table, sets = plan.select(manifest.MANIFEST.names), plan["set"].combine_chunks()
+    split = directory.create(str(tmp_path / "run"), table, sets, facts, calibration)
     assert split.identity == original.identity
     backend = survey.resolve_backend("cpu", artifact.load(str(model)).config.scoring.precision)
-    survey.score_missing(split, str(model), backend, fused=False)
-    for number in range(original.shards):
+    survey.score(split, shards.missing(split)[0], str(model), backend, fused=False)
+    for number in range(original.plan.shards):
         name = shards.part_name(number)
         ours = (tmp_path / "run" / "parts" / name).read_bytes()
         assert ours == Path(run.run, "parts", name).read_bytes()
@@ -175,3 +243,40 @@ def test_evaluation_reports_internal_and_external(model, split_manifest, tmp_pat
     results = finalize.read_results(outcome.run).to_pandas()
     trained_on = manifest.rows(table, split="train")["image_id"].to_pylist()
     assert not set(results["image_id"]) & set(trained_on)
+
+
+BUG = """
+import ctypes, sys
+
+if "crackvae.dataset.decoder_process" in sys.orig_argv:
+    import simplejpeg
+
+    genuine = simplejpeg.decode_jpeg
+    simplejpeg.decode_jpeg = lambda data, **options: (
+        ctypes.string_at(0) if b"bug" in data else genuine(data, **options)
+    )
+"""
+
+
+def test_a_file_that_kills_its_decoder_is_one_row_and_its_neighbours_are_scored(model, tmp_path, ray_session):
+    """As a process, whose workers' decoders have a real segmentation fault in store."""
+    folder = tmp_path / "survey"
+    synthetic.write_survey(folder, normals=40, cracks=0, size=64)
+    undisturbed = scoring.score(str(model), [str(folder)], str(tmp_path / "undisturbed"))
+    guilty = folder / "normal" / sorted(os.listdir(folder / "normal"))[17]
+    with Image.open(guilty) as image:
+        image.load()
+    image.save(guilty, "JPEG", comment="bug")
+    (tmp_path / "sitecustomize.py").write_text(BUG)
+    command = [sys.executable, "-m", "crackvae", "score", str(model), str(folder), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert "1 of 40 files not scored: 1 crashed" in done.stdout.splitlines()[0]
+    rows = finalize.read_results(str(tmp_path / "run")).to_pylist()
+    crashed = rows.pop(17)
+    assert (crashed["status"], crashed["prediction"]) == ("crashed", None)
+    assert crashed["message"] == "the decoder was ended by SIGSEGV"
+    expected = finalize.read_results(undisturbed.run).to_pylist()
+    assert rows == expected[:17] + expected[18:]

@@ -67,6 +67,15 @@ def test_a_newer_artifact_is_refused(saved):
         artifact.load(str(saved))
 
 
+def test_an_older_artifact_takes_the_defaults_of_what_it_did_not_know(saved, tiny_artifact):
+    index = json.loads((saved / "artifact.json").read_text())
+    index["schema_version"] = 1
+    del index["config"]["image"]["max_seconds"]
+    index["sha256"] = artifact._checksum(index)
+    (saved / "artifact.json").write_text(json.dumps(index))
+    assert artifact.load(str(saved)).config == tiny_artifact.config
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "another", "schema_version": 1}', ""])
 def test_a_foreign_artifact_is_refused(saved, text):
     (saved / "artifact.json").write_text(text)

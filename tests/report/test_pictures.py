@@ -10,16 +10,15 @@ from PIL import Image
 from crackvae import storage
 from crackvae.config import Config, ImageConfig, NetworkConfig
 from crackvae.dataset import manifest
-from crackvae.dataset.sources import Reader
-from crackvae.dataset.tiles import read_tiles
+from crackvae.dataset.decoder import Decoder
 from crackvae.errors import InputError
 from crackvae.images import synthetic
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
 from crackvae.model.scorer import TileScorer
 from crackvae.report import galleries, pictures
-from crackvae.run import directory, finalize, shards
-from crackvae.run.finalize import Judge
+from crackvae.run import directory, finalize, judge, shards, summary
+from crackvae.run.shards import Work
 
 NORMALS, CRACKS = 24, 20
 GALLERIES = {"true_positives", "false_positives", "false_negatives", "true_negatives"}
@@ -44,8 +43,8 @@ def model(survey, tmp_path_factory):
     ]
     untrained = Artifact(CONFIG, weights, None, history, {})
     uris = [storage.to_uri(str(path)) for path in sorted((survey / "normal").iterdir())[:20]]
-    with Reader() as reader:
-        tiles, part = read_tiles(uris, CONFIG.image, reader)
+    with Decoder(CONFIG.image) as decoder:
+        tiles, part = decoder.read(pa.table({"uri": uris}))
     scores = TileScorer(untrained, "cpu", "fp32").score(tiles)
     calibration = Calibration(uris, scores, part["darkness"].to_numpy())
     artifact.save(Artifact(CONFIG, weights, calibration, history, {}), location)
@@ -62,24 +61,24 @@ def start(location, survey, model, labels=True):
         ["internal" if row % 2 and labels else "external" if labels else None
          for row in range(len(table))], pa.string()
     )  # fmt: skip
-    facts = {"model": artifact.load(model).fingerprint}
-    return directory.create(str(location), table, sets, facts)
+    loaded = artifact.load(model)
+    facts = {"model": loaded.fingerprint, "scoring": {"alpha": 0.1}}
+    calibration = judge.as_table(loaded.calibration.score_N, loaded.calibration.darkness_N)
+    return directory.create(str(location), table, sets, facts, calibration)
 
 
 def finish(run, model):
     loaded = artifact.load(model)
     scorer = TileScorer(loaded, "cpu", "fp32")
-    for number in range(run.shards):
-        shard = run.shard(number)
-        with Reader() as reader:
-            tiles, part = read_tiles(shard["uri"].to_pylist(), CONFIG.image, reader)
+    for number in range(run.plan.shards):
+        shard = run.plan.shard(number)
+        with Decoder(CONFIG.image) as decoder:
+            tiles, part = decoder.read(shard)
         scores = pa.array(scorer.score(tiles), mask=np.asarray(part["status"]) != "ok")
         for column in ("score", "reconstruction_error"):
             part = part.set_column(part.schema.get_field_index(column), column, scores)
-        part = part.set_column(0, "image_id", shard["image_id"])
-        shards.write_part(run.location, run.identity, number, part)
-    kept = loaded.calibration
-    finalize.finalize(run, Judge(kept.score_N, kept.darkness_N, 0.1))
+        shards.write_part(run.location, run.identity, Work(number, 0), part)
+    finalize.finalize(run)
 
 
 def names(locations):
@@ -109,7 +108,7 @@ def unlabelled_run(survey, model, tmp_path_factory):
 
 
 def drawn_galleries(run, model):
-    threshold = finalize.read_metrics(run.location)["threshold"]["value"]
+    threshold = summary.read(run.location)["threshold"]["value"]
     return galleries.draw(finalize.read_results(run.location), artifact.load(model), threshold)
 
 
@@ -148,7 +147,7 @@ def test_galleries_hold_what_they_say_in_order(labelled_run, model):
 
 
 def test_every_heat_map_has_the_scale_of_the_threshold(labelled_run, model):
-    threshold = finalize.read_metrics(labelled_run.location)["threshold"]["value"]
+    threshold = summary.read(labelled_run.location)["threshold"]["value"]
     for figure in drawn_galleries(labelled_run, model).values():
         maps = [image for image in figure.axes[0].images if image.cmap.name != "gray"]
         assert {image.get_clim() for image in maps} <= {(0, galleries.SCALE * threshold)}

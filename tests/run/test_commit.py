@@ -1,69 +1,26 @@
 """The commit protocol on real files, without Ray: shards in any order, twice, damaged, foreign."""
 
 import csv
+import io
 import json
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runs import FILES, create, everything, finished, missing, part, score
 
-from crackvae.errors import InputError
-from crackvae.run import directory, finalize, shards
-from crackvae.run.finalize import Judge
-from crackvae.schema import MANIFEST, PART, RESULTS
-
-FILES = 700  # three shards
-JUDGE = Judge(np.linspace(0, 1, 99, dtype=np.float32), np.arange(99, dtype=np.float32), 0.05)
-
-
-def create(location, files=FILES, labelled=True):
-    rng = np.random.default_rng(0)
-    rows = [
-        {
-            "image_id": f"{i}.jpg",
-            "uri": f"file:///{i}.jpg",
-            "label": str(rng.choice(["normal", "crack"])) if labelled else None,
-            "group": f"{i // 2}",
-        }
-        for i in range(files)
-    ]
-    sets = pa.array(["internal", "external"] * (files // 2), pa.string())
-    return directory.create(str(location), pa.Table.from_pylist(rows, MANIFEST), sets, {"model": "m"})
-
-
-def part(run, number):
-    """What scoring a shard yields: a function of the run alone."""
-    rng = np.random.default_rng(number)
-    rows = []
-    for image_id in run.shard(number)["image_id"].to_pylist():
-        score = float(rng.random())
-        good = {"status": "ok", "score": score, "reconstruction_error": score, "darkness": 9.0}
-        bad = {"status": "undecodable", "message": "no, \"quoted\"\nnewline"}  # fmt: skip
-        rows.append({"image_id": image_id, **(good if rng.random() > 0.03 else bad)})
-    return pa.Table.from_pylist(rows, PART)
-
-
-def score(run, numbers):
-    for number in numbers:
-        shards.write_part(run.location, run.identity, number, part(run, number))
-
-
-def everything(location):
-    names = ["results.csv", "metrics.json", "_SUCCESS", "manifest.parquet"]
-    files = [location / name for name in names]
-    files += sorted((location / "results").iterdir()) + sorted(location.glob("parts/*/*"))
-    return {str(path.relative_to(location)): path.read_bytes() for path in files}
+from crackvae.errors import CrackvaeError, InputError
+from crackvae.run import directory, finalize, judge, shards, summary
+from crackvae.run.shards import Work
+from crackvae.schema import PART, RESULTS
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     location = tmp_path_factory.mktemp("undisturbed")
-    run = create(location)
-    score(run, range(3))
-    finalize.finalize(run, JUDGE)
+    finished(location)
     return location
 
 
@@ -74,35 +31,21 @@ def test_any_history_of_shards_ends_in_the_same_bytes(undisturbed, tmp_path_fact
     location = tmp_path_factory.mktemp("disturbed")
     score(create(location), history)
     run = directory.open_run(str(location))
-    assert shards.missing_shards(run) == sorted({0, 1, 2} - set(history))
-    if early and shards.missing_shards(run):
+    assert missing(run) == [(n, 0) for n in sorted({0, 1, 2} - set(history))]
+    if early and missing(run):
         with pytest.raises(InputError, match="run the same command again"):
-            finalize.finalize(run, JUDGE)
+            finalize.finalize(run)
         assert not run.finished
-    score(run, shards.missing_shards(run))
-    finalize.finalize(run, JUDGE)
+    score(run, [number for number, _ in missing(run)])
+    finalize.finalize(run)
     assert everything(location) == everything(undisturbed)
-
-
-def test_a_damaged_foreign_or_short_part_counts_as_missing(tmp_path):
-    run = create(tmp_path / "run")
-    score(run, range(3))
-    paths = sorted((tmp_path / "run").glob("parts/*/*"))
-    paths[0].write_bytes(paths[0].read_bytes()[:-20])
-    shards.write_part(run.location, "another run", 1, part(run, 1))
-    shards.write_part(run.location, run.identity, 2, part(run, 2).slice(1))
-    assert shards.missing_shards(run) == [0, 1, 2]
-    score(run, [0, 1])
-    with pytest.raises(InputError, match="other rows"):
-        finalize.finalize(run, JUDGE)
-    assert not (tmp_path / "run" / "_SUCCESS").exists()
 
 
 def test_every_file_is_one_row_in_parquet_and_csv(undisturbed):
     run = directory.open_run(str(undisturbed))
     results = finalize.read_results(str(undisturbed))
     assert results.schema.names == RESULTS.names
-    assert results["image_id"].equals(run.plan["image_id"])
+    assert results["image_id"].to_pylist() == [i for n in range(3) for i in run.plan.shard(n)["image_id"].to_pylist()]
     with (undisturbed / "results.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["image_id"] for row in rows] == results["image_id"].to_pylist()
@@ -125,10 +68,11 @@ def test_a_failed_file_has_no_score_and_no_prediction(undisturbed):
 
 
 def test_predictions_follow_from_p_values(undisturbed):
+    decides = judge.load(directory.open_run(str(undisturbed)))
     for row in finalize.read_results(str(undisturbed)).to_pylist():
         if row["status"] == "ok":
-            assert (row["prediction"] == "crack") == (row["p_value"] <= JUDGE.alpha)
-            assert (row["prediction"] == "crack") == (row["score"] > JUDGE.threshold)
+            assert (row["prediction"] == "crack") == (row["p_value"] <= decides.alpha)
+            assert (row["prediction"] == "crack") == (row["score"] > decides.threshold)
 
 
 def test_metrics_add_up(undisturbed):
@@ -136,7 +80,7 @@ def test_metrics_add_up(undisturbed):
     counts = metrics["counts"]
     assert counts["files"] == FILES == sum(counts["status"].values())
     assert counts["scored"] == counts["status"]["ok"] == sum(counts["predicted"].values())
-    assert finalize.failed_fraction(metrics) == pytest.approx(1 - counts["scored"] / FILES)
+    assert summary.failed_fraction(metrics) == pytest.approx(1 - counts["scored"] / FILES)
     sets = metrics["sets"]
     cells = {name: sets[name]["confusion"] for name in ("internal", "external", "all")}
     for cell in ("tn", "fp", "fn", "tp"):
@@ -146,13 +90,13 @@ def test_metrics_add_up(undisturbed):
     assert auc["low"] < auc["value"] < auc["high"]
     darkness = sets["all"]["baselines"]["darkness"]
     assert darkness["roc_auc"]["value"] == 0.5  # every image is as dark as any other
-    assert metrics["threshold"]["value"] == JUDGE.threshold
+    assert metrics["threshold"]["value"] == judge.load(directory.open_run(str(undisturbed))).threshold
 
 
 def test_without_labels_there_are_no_metrics_but_counts(tmp_path):
     run = create(tmp_path / "run", labelled=False)
     score(run, range(3))
-    metrics = finalize.finalize(run, JUDGE)
+    metrics = finalize.finalize(run)
     assert metrics["sets"] == {}
     assert metrics["counts"]["files"] == FILES
 
@@ -160,14 +104,58 @@ def test_without_labels_there_are_no_metrics_but_counts(tmp_path):
 def test_a_run_in_which_nothing_could_be_read_still_finishes(tmp_path):
     run = create(tmp_path / "run", files=4)
     rows = [{"image_id": i, "status": "unreadable", "message": "gone"}
-            for i in run.plan["image_id"].to_pylist()]  # fmt: skip
-    shards.write_part(run.location, run.identity, 0, pa.Table.from_pylist(rows, PART))
-    metrics = finalize.finalize(run, JUDGE)
+            for i in run.plan.shard(0)["image_id"].to_pylist()]  # fmt: skip
+    shards.write_part(run.location, run.identity, Work(0, 0), pa.Table.from_pylist(rows, PART))
+    metrics = finalize.finalize(run)
     assert metrics["counts"]["scored"] == 0
-    assert finalize.failed_fraction(metrics) == 1.0
+    assert summary.failed_fraction(metrics) == 1.0
 
 
-def test_a_part_carries_the_identity_of_its_run(undisturbed):
-    run = directory.open_run(str(undisturbed))
-    for path in undisturbed.glob("parts/*/*"):
-        assert pq.read_metadata(path).metadata[b"crackvae.run"] == run.identity.encode()
+def test_failures_are_summed_up_by_reason_with_examples(tmp_path):
+    run = create(tmp_path / "run", files=20)
+    rows = part(run, 0, failed=0).to_pylist()
+    for index in range(10):
+        rows[index] |= {"status": "too_small", "message": f"{index + 1}x9 pixels", "score": None}
+    rows[12] |= {"status": "unreadable", "message": "Permission denied", "score": None}
+    shards.write_part(run.location, run.identity, Work(0, 0), pa.Table.from_pylist(rows, PART))
+    failures = finalize.finalize(run)["failures"]
+    assert [(f["status"], f["message"], f["count"]) for f in failures] == [
+        ("too_small", "NxN pixels", 10),
+        ("unreadable", "Permission denied", 1),
+    ]
+    assert failures[0]["examples"] == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"status": "fine"}, {"score": None}, {"score": float("nan")}, {"status": "unreadable", "score": 0.5}],
+)
+def test_a_row_that_does_not_add_up_fails_finalize_and_says_where(tmp_path, wrong):
+    run = create(tmp_path / "run", files=20)
+    rows = part(run, 0, failed=0).to_pylist()
+    rows[7] |= wrong
+    shards.write_part(run.location, run.identity, Work(0, 0), pa.Table.from_pylist(rows, PART))
+    with pytest.raises(CrackvaeError, match=r"part-00000000.parquet: row 8: status"):
+        finalize.finalize(run)
+    assert not run.finished
+
+
+@given(st.text(max_size=8))
+def test_no_text_of_the_csv_is_a_formula_and_each_can_be_read_back(text):
+    row = dict.fromkeys(RESULTS.names) | {"image_id": text, "uri": text, "status": "ok", "message": text}
+    data = finalize.csv_bytes(pa.Table.from_pylist([row], RESULTS), header=True)
+    (found,) = csv.DictReader(io.StringIO(data.decode(), newline=""))
+    for name in ("image_id", "uri", "message"):
+        assert not found[name].startswith(("=", "+", "-", "@", "\t", "\r", "\n", "|", "%"))
+        assert found[name].removeprefix("'") == text
+
+
+def test_memory_holds_blocks_of_shards_and_files_of_results_go_on(tmp_path, monkeypatch):
+    whole = finished(tmp_path / "whole")
+    monkeypatch.setattr(finalize, "_BLOCK_SHARDS", 1)
+    monkeypatch.setattr(finalize, "_FILE_BLOCKS", 2)
+    run = finished(tmp_path / "run")
+    assert len(list((tmp_path / "run" / "results").iterdir())) == 2
+    assert finalize.read_results(run.location).equals(finalize.read_results(whole.location))
+    for name in ("results.csv", "metrics.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+import runs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,9 +39,17 @@ def test_a_run_is_opened_as_it_was_created(tmp_path):
     created = create(tmp_path / "run", 600)
     opened = directory.open_run(str(tmp_path / "run"))
     assert opened == created
-    assert opened.shards == 3
-    ids = [i for n in range(3) for i in opened.shard(n)["image_id"].to_pylist()]
-    assert ids == created.plan["image_id"].to_pylist()
+    assert (opened.plan.shards, opened.plan.rows) == (3, 600)
+    ids = [i for n in range(3) for i in opened.plan.shard(n)["image_id"].to_pylist()]
+    assert ids == plan(600)["image_id"].to_pylist()
+
+
+def test_any_shard_of_a_plan_in_many_row_groups_is_found(tmp_path):
+    run = create(tmp_path / "run", 40 * SHARD_FILES + 1)
+    for number in (40, 0, 17, 16, 15, 39):
+        ids = run.plan.shard(number)["image_id"].to_pylist()
+        assert ids[0] == f"{number * SHARD_FILES}.jpg"
+        assert len(ids) == (1 if number == 40 else SHARD_FILES)
 
 
 def test_the_same_inputs_have_the_same_identity(tmp_path):
@@ -64,9 +73,9 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path):
         create(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["run.json", "manifest.parquet"])
+@pytest.mark.parametrize("name", ["run.json", "manifest.parquet", "calibration.parquet"])
 def test_an_altered_run_is_refused(tmp_path, name):
-    create(tmp_path)
+    runs.create(tmp_path)
     if name == "run.json":
         header = json.loads((tmp_path / name).read_text())
         header["facts"]["model"] = "another"

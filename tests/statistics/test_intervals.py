@@ -114,3 +114,20 @@ def test_resamples_without_the_metric_are_left_out():
 def test_lengths_that_differ_are_refused():
     with pytest.raises(InputError, match="groups"):
         bootstrap(np.arange(3.0), np.array([True, False, True]), np.arange(2), 0.0)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_large_sets_have_the_intervals_of_drawing_every_group(monkeypatch, tied):
+    rng = np.random.default_rng(0)
+    is_crack_N = rng.random(20_000) < 0.3
+    group_N = rng.integers(0, 6_000, 20_000)
+    score_N = rng.normal(0, 1, 20_000) + 2 * is_crack_N + rng.normal(0, 0.5, 6_000)[group_N]
+    score_N = np.round(score_N, 1) if tied else score_N
+    exact = intervals.bootstrap(score_N, is_crack_N, group_N, 1.5)
+    monkeypatch.setattr(intervals, "EXACT_IMAGES", 10_000)
+    coarse = intervals.bootstrap(score_N, is_crack_N, group_N, 1.5)
+    for name, interval in exact.items():
+        assert coarse[name].value == interval.value
+        width = interval.high - interval.low
+        assert coarse[name].low == pytest.approx(interval.low, abs=0.15 * width)
+        assert coarse[name].high == pytest.approx(interval.high, abs=0.15 * width)

@@ -1,0 +1,214 @@
+"""Files to tiles in a process of its own: a file that ends a decoder ends nothing else.
+
+A decoder is C code that meets bytes from anywhere. It may crash, ask for any amount of memory, or
+never come to an end. The child answers file by file, so that the file at which it died or overran
+its time is known.
+
+Hostile bytes may have taken the child over: its answers are JSON and gray levels, are checked, and
+nothing is ever unpickled. A file costs 0.1 ms more than it does in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from crackvae.config import ImageConfig
+from crackvae.dataset import decoder_process
+from crackvae.dataset.decoder_process import READY, File, receive, send
+from crackvae.errors import CrackvaeError, ImageError
+from crackvae.images.decode import Gray
+from crackvae.schema import PART, Status
+
+_START_SECONDS = 60  # it takes a third of a second
+_GRACE_SECONDS = 5  # to a decoder that is stuck asleep: its own alarm ends it before we do
+_EXIT_SECONDS = 5  # a process in an uninterruptible read heeds not even SIGKILL
+_IDLE_SECONDS = 0.05  # of CPU, while it waits; a read that S3 does not answer takes 0.02
+_ANSWER_BYTES = 2**16  # at most, besides the tile
+_NONSENSE = "the decoder's answer makes no sense"
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+_Process = subprocess.Popen[bytes]
+_Row = dict[str, Any]
+
+
+class _Child(NamedTuple):
+    process: _Process
+    channel: socket.socket
+    lifeline: socket.socket
+
+
+class Decoder:
+    """Reads and decodes files in a child process, which the first of them starts.
+
+    A file at which the child dies, runs out of memory or of time is tried once more in a fresh
+    one. For one thread at a time.
+
+    Args:
+        image: How a file becomes a tile, and the limits.
+    """
+
+    def __init__(self, image: ImageConfig) -> None:
+        self._image = image
+        self._child: _Child | None = None
+
+    def read(self, files: pa.Table) -> tuple[NDArray[np.uint8], pa.Table]:
+        """Reads and decodes files.
+
+        Args:
+            files: Column uri, and where there are any: image_id, and size and content_hash, by
+                which a file that has changed since it was listed is `unreadable`.
+
+        Returns:
+            tiles_NSS with zeros in the place of a file that failed, and a table of `schema.PART`
+            without scores; image_id is the URI where `files` has none.
+
+        Raises:
+            CrackvaeError: The child does not start.
+        """
+        names, unknown = set(files.column_names), [None] * files.num_rows
+        size, content_hash = (files[c].to_pylist() if c in names else unknown for c in ("size", "content_hash"))
+        wanted = list(zip(files["uri"].to_pylist(), size, content_hash, strict=True))
+        tiles_NSS = np.zeros((len(wanted), self._image.tile_size, self._image.tile_size), np.uint8)
+        try:
+            rows = self._rows(wanted, tiles_NSS)
+        except BaseException:  # interrupted, it would answer the next list with the rest of this one
+            self.close()
+            raise
+        image_id = files["image_id" if "image_id" in names else "uri"].to_pylist()
+        named = [{"image_id": name, **row} for name, row in zip(image_id, rows, strict=True)]
+        return tiles_NSS, pa.Table.from_pylist(named, PART)
+
+    def close(self) -> None:
+        """Ends the child, at once. The next `read` starts another."""
+        if self._child is not None:
+            (process, channel, lifeline), self._child = self._child, None
+            process.kill()
+            channel.close()
+            lifeline.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_EXIT_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _rows(self, wanted: Sequence[File], tiles_NSS: NDArray[np.uint8]) -> list[_Row]:
+        rows: list[_Row] = []
+        is_second = False
+        while len(rows) < len(wanted):
+            try:
+                for row, tile_SS in self._answers(wanted[len(rows) :]):
+                    if tile_SS is not None:
+                        tiles_NSS[len(rows)] = tile_SS
+                    rows.append(row)
+                    is_second = False
+            except ImageError as error:
+                self.close()
+                if is_second:
+                    rows.append({"status": str(error.status), "message": error.message})
+                is_second = not is_second
+        return rows
+
+    def _answers(self, wanted: Sequence[File]) -> Iterator[tuple[_Row, Gray | None]]:
+        """Row and tile of each file; ImageError at the one that ended the child."""
+        if self._child is not None and self._child.process.poll() is not None:  # it was killed while idle
+            self.close()
+        if self._child is None:
+            self._child = _start(self._image)
+        process, channel, _ = self._child
+        with suppress(OSError):  # it has just died: the missing answer will say so
+            send(channel, json.dumps(wanted).encode())
+        for _ in wanted:
+            yield _checked(_answer(process, channel, self._image), self._image.tile_size)
+
+
+def _start(image: ImageConfig) -> _Child:
+    (channel, theirs), (lifeline, held) = socket.socketpair(), socket.socketpair()
+    fds = [theirs.fileno(), held.fileno()]
+    with theirs, held:
+        process = subprocess.Popen(
+            # -P: this may be a folder of images from anywhere, with a numpy.py in it.
+            [sys.executable, "-P", "-m", decoder_process.__name__, *map(str, fds)],
+            pass_fds=fds,
+            process_group=0,  # Ctrl-C is for the parent to decide on
+            env=os.environ | _ONE_THREAD,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+    try:
+        channel.settimeout(_START_SECONDS)
+        send(channel, image.model_dump_json().encode())
+        if receive(channel, _ANSWER_BYTES) == READY:
+            channel.settimeout(image.max_seconds + _GRACE_SECONDS)
+            return _Child(process, channel, lifeline)
+        reason = _NONSENSE
+    except TimeoutError:
+        reason = f"no answer in {_START_SECONDS} s"
+    except (EOFError, OSError, ValueError):
+        reason = _ending(process, image)
+    process.kill()
+    raise CrackvaeError(f"the decoder does not start: {reason}; see standard error, in Ray the worker's log")
+
+
+def _answer(process: _Process, channel: socket.socket, image: ImageConfig) -> bytes:
+    """The next answer. A read may take as long as it is at work, as in a large .tar.gz."""
+    try:
+        worked = _cpu_seconds(process)
+        while True:
+            try:
+                return receive(channel, _ANSWER_BYTES + image.tile_size**2)
+            except TimeoutError:
+                before, worked = worked, _cpu_seconds(process)
+                if worked - before < _IDLE_SECONDS:
+                    raise ImageError(Status.UNREADABLE, f"no answer in {image.max_seconds} s") from None
+    except (EOFError, OSError):
+        raise ImageError(Status.CRASHED, _ending(process, image)) from None
+    except ValueError:
+        raise ImageError(Status.CRASHED, _NONSENSE) from None
+
+
+def _cpu_seconds(process: _Process) -> float:
+    return time.clock_gettime(~process.pid << 3 | 2)  # clock_getcpuclockid(3), which Python lacks
+
+
+def _ending(process: _Process, image: ImageConfig) -> str:
+    try:
+        code = process.wait(_EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "the decoder hung up"
+    if code == -signal.SIGALRM:
+        return f"took over {image.max_seconds} s"
+    if code >= 0:
+        return f"the decoder ended with exit code {code}"
+    return "the decoder was ended by " + next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
+
+
+def _checked(answer: bytes, side: int) -> tuple[_Row, Gray | None]:
+    header, _, tile = answer.partition(b"\n")
+    try:
+        row = json.loads(header)
+        status = Status(row["status"])
+        if status == Status.OK:
+            tile_SS = np.frombuffer(tile, np.uint8).reshape(side, side)
+            return {"status": str(status), "darkness": float(row["darkness"])}, tile_SS
+        message = row["message"].encode(errors="backslashreplace").decode()
+    except Exception:  # whatever hostile bytes lead to
+        raise ImageError(Status.CRASHED, _NONSENSE) from None
+    if status == Status.CRASHED:
+        raise ImageError(status, message)
+    return {"status": str(status), "message": message}, None

@@ -1,0 +1,120 @@
+"""What turns the scores of a run into predictions. It is read from the run's own files."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crackvae import storage
+from crackvae.errors import InputError, RefusedError
+from crackvae.run.directory import CALIBRATION, Run
+from crackvae.statistics import calibration
+
+THRESHOLD = "threshold.json"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores to p-values and predictions; a new one needs no rescoring.
+
+    Attributes:
+        score_n: Scores of the calibration normals.
+        darkness_n: The baseline's scores of the same.
+        alpha: Share of normals that may be called crack.
+        value: A threshold that was set by hand; the baseline's still follows from alpha.
+    """
+
+    score_n: NDArray[np.float32]
+    darkness_n: NDArray[np.float32]
+    alpha: float
+    value: float | None = None
+
+    @property
+    def threshold(self) -> float:
+        """A score above it is a crack."""
+        return calibration.threshold(self.score_n, self.alpha) if self.value is None else self.value
+
+    @property
+    def darkness_threshold(self) -> float:
+        """The same rule for the baseline."""
+        return calibration.threshold(self.darkness_n, self.alpha)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For metrics.json; alpha is the share of the calibration normals above a threshold set by hand."""
+        above = float(np.mean(calibration.is_anomalous(self.score_n, self.threshold)))
+        return {
+            "value": self.threshold,
+            "alpha": self.alpha if self.value is None else above,
+            "set_by": "alpha" if self.value is None else "value",
+            "calibration_normals": len(self.score_n),
+        }
+
+
+def load(run: Run) -> Judge:
+    """The judge of a run: its model's, or what `crackvae threshold` set.
+
+    Raises:
+        RefusedError: An older crackvae began the run and kept no calibration scores in it.
+        InputError: A file is damaged.
+    """
+    if "calibration" not in run.facts:
+        raise RefusedError(
+            f"{run.location}: was begun by an older crackvae, which kept no calibration scores; "
+            "it can be checked and read; to go on or set a threshold, score again in a new directory"
+        )
+    with storage.open_input(run.path(CALIBRATION)) as stream:
+        table = pq.read_table(stream)
+    chosen = _read_threshold(run)
+    return Judge(
+        table["score"].to_numpy(),
+        table["darkness"].to_numpy(),
+        chosen.get("alpha", run.facts["scoring"]["alpha"]),
+        chosen.get("value"),
+    )
+
+
+def _read_threshold(run: Run) -> dict[str, float]:
+    path = run.path(THRESHOLD)
+    if not storage.exists(path):
+        return {}
+    try:
+        return {name: float(value) for name, value in json.loads(storage.read_bytes(path)).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is damaged; set the threshold again with `crackvae threshold`") from error
+
+
+def as_table(score_n: NDArray[np.float32], darkness_n: NDArray[np.float32]) -> pa.Table:
+    """What a run keeps of its model's calibration."""
+    return pa.table({"score": pa.array(score_n, pa.float32()), "darkness": pa.array(darkness_n, pa.float32())})
+
+
+def set_threshold(run: Run, *, quantile: float | None, value: float | None) -> Judge:
+    """Keeps another threshold in the run; it holds from the next finalize on.
+
+    Args:
+        run: The run.
+        quantile: Of the calibration scores, in (0, 1).
+        value: Or the threshold itself.
+
+    Raises:
+        InputError: It is out of range, or there are too few calibration scores for it.
+        RefusedError: As for `load`.
+    """
+    if quantile is not None and not 0 < quantile < 1:
+        raise InputError(f"--quantile {quantile:g}: must lie between 0 and 1")
+    if value is not None and not math.isfinite(value):
+        raise InputError(f"--value {value}: must be a number")
+    # Rounded: 1 - 0.9 is 0.09999999999999998, which would lose the threshold of alpha 0.1.
+    chosen = {"value": value} if quantile is None else {"alpha": round(1 - quantile, 12)}
+    kept = load(run)
+    judge = replace(kept, value=value, alpha=chosen.get("alpha") or run.facts["scoring"]["alpha"])
+    judge.as_dict()  # raises where the calibration scores are too few
+    storage.write_bytes(run.path(THRESHOLD), json.dumps(chosen).encode())
+    return judge

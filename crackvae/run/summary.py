@@ -1,0 +1,169 @@
+"""What metrics.json says, added up piece by piece: only labelled rows take memory, 17 bytes each."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from crackvae import storage
+from crackvae.run.judge import Judge
+from crackvae.schema import EvaluationSet, Label, Status
+from crackvae.statistics import intervals, metrics, quantiles
+
+METRICS = "metrics.json"
+
+_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_REASONS = 20  # that are reported
+_KEPT_REASONS = 1000  # that are told apart, in bounded memory
+_EXAMPLES = 3  # image_ids of each
+_VARIABLE = re.compile(r"\d[\d,.]*")  # sizes and offsets would make one reason look like many
+
+_SETS = (EvaluationSet.INTERNAL, EvaluationSet.EXTERNAL)
+
+
+@dataclass
+class _Reason:
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+class Summary:
+    """Takes result tables in manifest order."""
+
+    def __init__(self) -> None:
+        self.status: Counter[str] = Counter()
+        self._predicted: Counter[str] = Counter()
+        self._scores = quantiles.Quantiles()
+        self._reasons: dict[tuple[str, str], _Reason] = {}
+        self._labelled: list[pd.DataFrame] = []
+        self._rows = 0
+
+    def add(self, results: pa.Table) -> None:
+        """Takes more rows of `schema.RESULTS`."""
+        self._rows += results.num_rows
+        self.status.update(_counts(results["status"]))
+        scored = results.filter(pc.is_valid(results["score"]))
+        self._predicted.update(_counts(scored["prediction"]))
+        self._scores.add(scored["score"].to_numpy())
+        for row in results.filter(pc.is_null(results["score"])).select(["status", "message", "image_id"]).to_pylist():
+            self._add_failure(**row)
+        labelled = scored.filter(pc.is_valid(scored["label"]))
+        if labelled.num_rows:
+            self._labelled.append(_compact(labelled, self._rows))
+
+    def _add_failure(self, status: str, message: str | None, image_id: str) -> None:
+        key = (status, _VARIABLE.sub("N", message or ""))
+        if key not in self._reasons and len(self._reasons) >= _KEPT_REASONS:
+            key = (status, "other")
+        reason = self._reasons.setdefault(key, _Reason())
+        reason.count += 1
+        if len(reason.examples) < _EXAMPLES:
+            reason.examples.append(image_id)
+
+    def as_dict(self, judge: Judge) -> dict[str, Any]:
+        """The content of metrics.json."""
+        scored = sum(self._predicted.values())
+        exact = scored <= quantiles.EXACT_SCORES
+        values = self._scores.at(_QUANTILES)
+        return {
+            "counts": {
+                "files": self._rows,
+                "scored": scored,
+                "status": dict(sorted(self.status.items())),
+                "predicted": {str(label): self._predicted[label] for label in Label},
+            },
+            "failures": list(self._failures()),
+            "threshold": judge.as_dict(),
+            "flagged_fraction": _number(self._predicted[Label.CRACK] / max(1, scored)),
+            "score_quantiles": {f"{level:g}": _number(value) for level, value in zip(_QUANTILES, values, strict=True)},
+            "score_quantiles_relative_error": 0.0 if exact else quantiles.RELATIVE_ERROR,
+            "sets": self._sets(judge),
+        }
+
+    def _failures(self) -> Iterator[dict[str, Any]]:
+        """The most frequent reasons first."""
+        ranked = sorted(self._reasons.items(), key=lambda item: (-item[1].count, item[0]))
+        for (status, message), reason in ranked[:_REASONS]:
+            yield {"status": status, "message": message, **asdict(reason)}
+
+    def _sets(self, judge: Judge) -> dict[str, Any]:
+        """Metrics of each evaluation set, and of all that is labelled."""
+        if not self._labelled:
+            return {}
+        labelled = pd.concat(self._labelled)
+        sets = {str(name): labelled[labelled["set"] == code] for code, name in enumerate(_SETS)}
+        sets = {name: rows for name, rows in sets.items() if len(rows)} | {str(EvaluationSet.ALL): labelled}
+        return {name: _set_metrics(rows, judge) for name, rows in sets.items()}
+
+
+def read(location: str) -> dict[str, Any]:
+    """What metrics.json of a finished run holds."""
+    content: dict[str, Any] = json.loads(storage.read_bytes(storage.join(location, METRICS)))
+    return content
+
+
+def failed_fraction(summary: Mapping[str, Any]) -> float:
+    """Share of the files that were not scored."""
+    counts = summary["counts"]
+    return float(counts["files"] - counts["status"].get(str(Status.OK), 0)) / float(counts["files"])
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    return {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
+
+
+def _compact(rows: pa.Table, last: int) -> pd.DataFrame:
+    """What the metrics need: 64 bits of a hash stand for a group, of a row without one its number."""
+    group = rows["group"].to_pandas()
+    hash_N = pd.util.hash_array(group.fillna("").to_numpy(object), categorize=False)
+    alone_N = group.isna().to_numpy()
+    own_N = pd.util.hash_array(np.arange(last - len(rows), last, dtype=np.int64))
+    return pd.DataFrame(
+        {
+            "score": rows["score"].to_numpy(),
+            "darkness": rows["darkness"].to_numpy(),
+            "is_crack": pc.equal(rows["label"], str(Label.CRACK)).to_numpy(),
+            "set": pc.index_in(rows["set"], pa.array([str(s) for s in _SETS])).fill_null(-1).to_numpy().astype(np.int8),
+            "group": np.where(alone_N, own_N, hash_N),
+        }
+    )
+
+
+def _set_metrics(rows: pd.DataFrame, judge: Judge) -> dict[str, Any]:
+    is_crack_N, group_N = rows["is_crack"].to_numpy(), pd.factorize(rows["group"])[0]
+    return {
+        **_scorecard(rows["score"].to_numpy(), is_crack_N, group_N, judge.threshold),
+        "baselines": {
+            "darkness": _scorecard(rows["darkness"].to_numpy(), is_crack_N, group_N, judge.darkness_threshold)
+        },
+    }
+
+
+def _scorecard(
+    score_N: NDArray[np.float32],
+    is_crack_N: NDArray[np.bool_],
+    group_N: NDArray[np.int64],
+    threshold: float,
+) -> dict[str, Any]:
+    card: dict[str, Any] = {
+        name: {key: _number(value) for key, value in asdict(interval).items()}
+        for name, interval in intervals.bootstrap(score_N, is_crack_N, group_N, threshold).items()
+    }
+    card["confusion"] = asdict(metrics.confusion(score_N, is_crack_N, threshold))
+    card["threshold"] = threshold
+    return card
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,83 @@
+"""Another threshold for a scored run."""
+
+import json
+
+import numpy as np
+import pytest
+from runs import SCORE_n, create, everything, finished, score
+
+from crackvae.errors import InputError
+from crackvae.run import directory, finalize, judge
+
+
+def test_a_threshold_of_another_quantile_rewrites_predictions_and_nothing_else(tmp_path):
+    run = finished(tmp_path / "run")
+    before = finalize.read_results(run.location)
+    decides = judge.set_threshold(run, quantile=0.9, value=None)
+    metrics = finalize.finalize(directory.open_run(run.location))
+    after = finalize.read_results(run.location)
+    assert decides.threshold == metrics["threshold"]["value"] == np.sort(SCORE_n)[-10]
+    assert metrics["threshold"]["alpha"] == 0.1
+    assert before.drop_columns(["prediction"]).equals(after.drop_columns(["prediction"]))
+    for row in after.to_pylist():
+        if row["status"] == "ok":
+            assert (row["prediction"] == "crack") == (row["score"] > decides.threshold) == (row["p_value"] <= 0.1)
+        else:
+            assert row["prediction"] is None
+
+
+def test_a_threshold_by_value_keeps_the_baselines(tmp_path):
+    run = finished(tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    judge.set_threshold(run, quantile=None, value=0.5)
+    after = finalize.finalize(run)
+    assert after["threshold"] == {"value": 0.5, "alpha": 49 / 99, "set_by": "value", "calibration_normals": 99}
+    assert after["sets"]["all"]["roc_auc"] == before["sets"]["all"]["roc_auc"]
+    assert after["sets"]["all"]["recall"]["value"] > before["sets"]["all"]["recall"]["value"]
+    assert after["sets"]["all"]["baselines"] == before["sets"]["all"]["baselines"]
+
+
+def test_the_recipes_quantile_gives_back_the_very_bytes(tmp_path):
+    run = finished(tmp_path / "run")
+    before = everything(tmp_path / "run")
+    for options in ({"quantile": None, "value": 0.1}, {"quantile": 0.95, "value": None}):
+        judge.set_threshold(run, **options)
+        finalize.finalize(run)
+    after = everything(tmp_path / "run")
+    del after["threshold.json"]
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quantile": 1.0, "value": None},
+        {"quantile": 0.0, "value": None},
+        {"quantile": 0.999, "value": None},  # 99 normals are too few
+        {"quantile": None, "value": float("nan")},
+    ],
+)
+def test_a_threshold_that_cannot_be_is_refused_and_changes_nothing(tmp_path, options):
+    run = finished(tmp_path / "run")
+    before = everything(tmp_path / "run")
+    with pytest.raises(InputError):
+        judge.set_threshold(run, **options)
+    assert everything(tmp_path / "run") == before
+
+
+def test_the_pictures_of_the_threshold_before_are_gone(tmp_path):
+    run = finished(tmp_path / "run")
+    (tmp_path / "run" / "figures").mkdir()
+    (tmp_path / "run" / "figures" / "training.png").touch()
+    finalize.finalize(run)
+    assert not (tmp_path / "run" / "figures").exists()
+
+
+def test_an_unfinished_run_keeps_the_threshold_for_later(tmp_path):
+    run = create(tmp_path / "run")
+    score(run, [0, 1])
+    judge.set_threshold(run, quantile=None, value=0.5)
+    with pytest.raises(InputError, match="shard 2"):
+        finalize.finalize(run)
+    score(run, [2])
+    assert finalize.finalize(run)["threshold"]["value"] == 0.5
