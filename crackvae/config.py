@@ -158,6 +158,15 @@ def parse(values: dict[str, Any], origin: str) -> Config:
         raise ConfigError(f"{origin}: {_explain(first['loc'], first)}") from error
 
 
+def complete(values: dict[str, Any], origin: str) -> dict[str, Any]:
+    """A config that an older crackvae kept, as JSON, with the defaults of what that did not know.
+
+    Raises:
+        ConfigError: As for `parse`.
+    """
+    return parse(values, origin).model_dump(mode="json")
+
+
 def _explain(location: tuple[int | str, ...], problem: Any) -> str:
     field = ".".join(str(part) for part in location)
     if problem["type"] != "extra_forbidden":

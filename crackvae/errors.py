@@ -7,6 +7,7 @@
     ├── InputError              an input cannot be used                            exit 3
     │   ├── ConfigError         a TOML file or a value in it
     │   └── ArtifactError       a model artifact: foreign, newer, truncated, altered
+    ├── UnavailableError        an object store gave no answer                     exit 3
     ├── RefusedError            doing it would destroy or mix results              exit 3
     ├── TooManyFailedError      results are kept, but too many files failed        exit 4
     └── ImageError              one image; becomes a row with a status, never ends a job
@@ -59,6 +60,12 @@ class ConfigError(InputError):
 
 class ArtifactError(InputError):
     """A model artifact is missing, foreign, newer, truncated or altered."""
+
+
+class UnavailableError(CrackvaeError):
+    """An object store gave no answer, however often it was asked; what is finished is kept."""
+
+    exit_code = ExitCode.INPUT
 
 
 class RefusedError(CrackvaeError):

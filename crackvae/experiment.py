@@ -233,6 +233,7 @@ def _refuse_other(out: str, facts: dict[str, Any]) -> None:
             raise RefusedError(f"{out}: holds something else; give an empty directory")
         return
     was = json.loads(storage.read_bytes(path))
+    was["config"] = configuration.complete(was["config"], path)
     differs = differences(was, json.loads(json.dumps(facts)))
     if differs:
         raise RefusedError(f"{out}: is another experiment: {'; '.join(differs)}; give a new --out")

@@ -3,6 +3,8 @@
 A location is a plain local path, or a URI (file://, s3://, gs://) whose path is percent-encoded.
 `writing` is the only way in which crackvae makes a file that others may rely on: it becomes
 visible whole or not at all.
+
+An OSError is about the one file; `UnavailableError` says that an object store gave no answer.
 """
 
 from __future__ import annotations
@@ -13,16 +15,19 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
 
-import pyarrow as pa
 from pyarrow import fs
 
-from crackvae.errors import InputError
+from crackvae import object_store
+from crackvae.object_store import explaining
+
+_PIECE = 2**23
+
+remote = object_store.remote
 
 
 def local_path(location: str) -> Path | None:
@@ -67,40 +72,30 @@ def name(location: str) -> str:
     return os.fsdecode(unquote_to_bytes(base.rstrip("/").rpartition("/")[2]))
 
 
-def remote(location: str) -> tuple[fs.FileSystem, str]:
-    """The pyarrow file system and the path in it, of a location that is not local.
+def open_input(location: str) -> IO[bytes]:
+    """Opens a file for random reads.
 
     Raises:
-        InputError: No file system is known for its scheme.
+        OSError: It cannot be read.
+        UnavailableError: The object store gave no answer.
     """
-    parts = urlsplit(location)
-    root = f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else "")
-    path = parts.netloc.rpartition("@")[2] + os.fsdecode(unquote_to_bytes(parts.path))
-    return _remote_filesystem(root), path
-
-
-@lru_cache(maxsize=32)
-def _remote_filesystem(root: str) -> fs.FileSystem:
-    try:
-        return fs.FileSystem.from_uri(root)[0]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, NotImplementedError) as error:
-        scheme = root.partition("://")[0]
-        raise InputError(f"{scheme}://: no such file system; use s3://, gs:// or a path") from error
-
-
-def open_input(location: str) -> IO[bytes]:
-    """Opens a file for random reads."""
     path = local_path(location)
-    if path is not None:
-        return path.open("rb")
-    system, name = remote(location)
-    return cast("IO[bytes]", system.open_input_file(name))
+    return path.open("rb") if path is not None else object_store.Reader(location)
 
 
 def read_bytes(location: str) -> bytes:
-    """Everything in a file."""
+    """Everything in a file. Raises as `open_input`."""
     with open_input(location) as stream:
         return stream.read()
+
+
+def sha256(location: str) -> str:
+    """The SHA-256 of a file, read in pieces. Raises as `open_input`."""
+    digest = hashlib.sha256()
+    with open_input(location) as stream:
+        while piece := stream.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def exists(location: str) -> bool:
@@ -109,7 +104,8 @@ def exists(location: str) -> bool:
     if path is not None:
         return path.exists()
     system, name = remote(location)
-    return bool(system.get_file_info(name).type != fs.FileType.NotFound)
+    with explaining(location):
+        return bool(system.get_file_info(name).type != fs.FileType.NotFound)
 
 
 @contextmanager
@@ -121,12 +117,10 @@ def writing(location: str) -> Iterator[IO[bytes]]:
     """
     path = local_path(location)
     if path is None:
-        with tempfile.TemporaryFile() as stream:
-            yield stream
-            stream.seek(0)
-            system, name = remote(location)
-            with system.open_output_stream(name) as target:
-                shutil.copyfileobj(stream, target, 2**24)
+        with tempfile.NamedTemporaryFile() as stream:
+            yield stream.file
+            stream.flush()
+            object_store.upload(stream.name, location)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
@@ -155,10 +149,24 @@ def list_files(location: str) -> Iterator[str]:
                 if not name.endswith(".tmp"):
                     yield os.path.relpath(os.path.join(folder, name), path)
         return
+    with suppress(FileNotFoundError):
+        for relative, _ in list_remote(location):
+            yield relative
+
+
+def list_remote(location: str) -> Iterator[tuple[str, fs.FileInfo]]:
+    """The files below a remote folder, as paths relative to it, in no order; markers of folders are none.
+
+    Raises:
+        OSError: There is no such folder, or it cannot be listed.
+        UnavailableError: The object store gave no answer.
+    """
     system, root = remote(location)
-    for info in system.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True)):
+    with explaining(location):
+        found = system.get_file_info(fs.FileSelector(root, recursive=True))
+    for info in found:
         if info.is_file:
-            yield str(info.path)[len(root) :].lstrip("/")
+            yield str(info.path)[len(root.rstrip("/")) + 1 :], info
 
 
 def remove(location: str) -> None:
@@ -166,21 +174,12 @@ def remove(location: str) -> None:
     path = local_path(location)
     if path is None:
         system, name = remote(location)
-        kind = system.get_file_info(name).type
-        if kind == fs.FileType.Directory:
-            system.delete_dir(name)
-        elif kind == fs.FileType.File:
-            system.delete_file(name)
+        with suppress(FileNotFoundError), explaining(location):
+            if system.get_file_info(name).type == fs.FileType.Directory:
+                system.delete_dir(name)
+            else:
+                system.delete_file(name)
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def sha256(location: str) -> str:
-    """The SHA-256 of a file, read in pieces."""
-    with open_input(location) as stream:
-        digest = hashlib.sha256()
-        while piece := stream.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -12,12 +12,10 @@ from crackvae.config import ImageConfig
 from crackvae.dataset.decoder import Decoder
 from crackvae.schema import Status
 
-Batch = dict[str, Any]
 
-
-def decode_batch(batch: Batch, image: ImageConfig) -> Batch:
-    """Files by `uri` to their `tile`; those that fail are left out."""
-    tiles_NSS, part = _decoder(image).read(pa.table({"uri": list(batch["uri"])}))
+def decode_batch(files: pa.Table, image: ImageConfig) -> dict[str, Any]:
+    """Files, as for `Decoder.read`, to their `tile`; those that fail are left out."""
+    tiles_NSS, part = _decoder(image).read(files)
     ok_N = np.asarray(part["status"].to_pylist()) == str(Status.OK)
     return {"tile": tiles_NSS[ok_N]}
 

@@ -37,22 +37,8 @@ def session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody about the user's surveys
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    if is_local():
-        ray.init(
-            address="local",
-            num_cpus=cores() + _FREE_CPUS,
-            object_store_memory=_object_store_bytes(),
-            include_dashboard=False,
-            **quiet,
-        )
-    else:
-        ray.init(address=os.environ["RAY_ADDRESS"], **quiet)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray's own ends the process with exit code 15
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _connect()
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # tracebacks of what crackvae itself reports
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -62,10 +48,45 @@ def session() -> Iterator[None]:
         yield
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, (CrackvaeError, OSError)):
-            raise error.cause from None
+            raise _as_raised(error.cause) from None
         raise
     finally:
         ray.shutdown()
+
+
+def _connect() -> None:
+    """Joins or starts Ray, and takes SIGTERM back: Ray's own handler ends the process with exit code 15."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody about the user's surveys
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_terminate = signal.getsignal(signal.SIGTERM)
+
+    def take_back() -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)
+
+    try:
+        if is_local():
+            ray.init(
+                address="local",
+                num_cpus=cores() + _FREE_CPUS,
+                object_store_memory=_object_store_bytes(),
+                include_dashboard=False,
+                **quiet,
+            )
+        else:
+            ray.init(address=os.environ["RAY_ADDRESS"], **quiet)
+        take_back()
+    except SystemExit:  # SIGTERM came meanwhile
+        take_back()
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _as_raised(error: CrackvaeError | OSError) -> CrackvaeError | OSError:
+    """Without the advice about its own settings that Ray Data 2.60 puts among the arguments."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror)
+    error.args = tuple(str(argument).partition("\nFailed to ")[0] for argument in error.args)
+    return error
 
 
 def _object_store_bytes() -> int:

@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
 import crackvae
+from crackvae import config as configuration
 from crackvae import storage
 from crackvae.cluster import loop, session, survey
 from crackvae.cluster.decoding import decode_batch
@@ -178,7 +179,9 @@ def _claim(out: str, facts: Mapping[str, Any]) -> None:
 
 
 def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    differs = directory.differences({name: was.get(name) for name in facts}, facts)
+    was = {name: was.get(name) for name in facts}
+    was["config"] = configuration.complete(was["config"] or {}, out)
+    differs = directory.differences(was, facts)
     if differs:
         raise RefusedError(f"{out}: is of another training: {'; '.join(differs)}; give a new --out")
 
@@ -229,21 +232,21 @@ def _fit(
 
 def _tiles(rows: pa.Table, config: Config) -> tuple[ray.data.Dataset, int]:
     """Decodes and shuffles images, once: the tiles stay in Ray's object store between epochs."""
-    uris = rows.select(["uri"])
-    blocks = [uris.slice(start, _BLOCK_ROWS) for start in range(0, len(uris), _BLOCK_ROWS)]
+    files = rows.select(["uri", "size", "content_hash"])
+    blocks = [files.slice(start, _BLOCK_ROWS) for start in range(0, len(files), _BLOCK_ROWS)]
     decoded = (
         ray.data.from_arrow(blocks)
-        .map_batches(partial(decode_batch, image=config.image), batch_size=None, num_cpus=1)
+        .map_batches(partial(decode_batch, image=config.image), batch_size=None, batch_format="pyarrow", num_cpus=1)
         .random_shuffle(seed=config.training.seed)
         .materialize()
     )
-    missing = len(uris) - decoded.count()
-    if missing > config.scoring.max_failed_fraction * len(uris):
+    missing = len(files) - decoded.count()
+    if missing > config.scoring.max_failed_fraction * len(files):
         raise TooManyFailedError(
-            f"{missing:,} of {len(uris):,} training images cannot be read; `crackvae split` says which"
+            f"{missing:,} of {len(files):,} training images cannot be read; `crackvae split` says which"
         )
     if missing:
-        log.warning("%d of %d images cannot be read and are left out", missing, len(uris))
+        log.warning("%d of %d images cannot be read and are left out", missing, len(files))
     return decoded, missing
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from crackvae.config import ImageConfig
 from crackvae.dataset import decoder_process
 from crackvae.dataset.decoder_process import READY, File, receive, send
-from crackvae.errors import CrackvaeError, ImageError
+from crackvae.errors import CrackvaeError, ImageError, UnavailableError
 from crackvae.images.decode import Gray
 from crackvae.schema import PART, Status
 
@@ -77,6 +77,7 @@ class Decoder:
 
         Raises:
             CrackvaeError: The child does not start.
+            UnavailableError: An object store gave no answer.
         """
         names, unknown = set(files.column_names), [None] * files.num_rows
         size, content_hash = (files[c].to_pylist() if c in names else unknown for c in ("size", "content_hash"))
@@ -202,11 +203,15 @@ def _checked(answer: bytes, side: int) -> tuple[_Row, Gray | None]:
     header, _, tile = answer.partition(b"\n")
     try:
         row = json.loads(header)
+        if "unavailable" in row:
+            raise UnavailableError(" ".join(row["unavailable"].split()))
         status = Status(row["status"])
         if status == Status.OK:
             tile_SS = np.frombuffer(tile, np.uint8).reshape(side, side)
             return {"status": str(status), "darkness": float(row["darkness"])}, tile_SS
         message = row["message"].encode(errors="backslashreplace").decode()
+    except UnavailableError:
+        raise
     except Exception:  # whatever hostile bytes lead to
         raise ImageError(Status.CRASHED, _NONSENSE) from None
     if status == Status.CRASHED:

@@ -21,7 +21,7 @@ import cv2
 from crackvae.config import ImageConfig
 from crackvae.dataset.sources import Reader
 from crackvae.dataset.tiles import read_tile
-from crackvae.errors import ImageError
+from crackvae.errors import ImageError, UnavailableError
 from crackvae.schema import Status
 
 READY = b"ready"
@@ -106,6 +106,8 @@ def _limit_memory(image: ImageConfig) -> int:
 def _answer(file: File, reader: Reader, image: ImageConfig, memory: int) -> bytes:
     try:
         tile_SS, darkness = read_tile(reader, image, *file, on_read=lambda: signal.alarm(image.max_seconds))
+    except UnavailableError as error:
+        return json.dumps({"unavailable": str(error)}).encode()
     except Exception as error:
         if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
             error = ImageError(Status.CRASHED, f"needs more than {memory / 1e9:.1f} GB of memory")

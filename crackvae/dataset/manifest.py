@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from crackvae import storage
+from crackvae import object_store, storage
 from crackvae.dataset import labels, sources
 from crackvae.errors import InputError
 from crackvae.schema import MANIFEST, SCHEMA_VERSION, Label
 
 _VERSION_KEY = b"crackvae.schema_version"
+# What files are checked by: taken from crackvae's own manifests, as elsewhere a size may be anything.
+_OWN = frozenset({"size", "mtime", "content_hash"})
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Summary:
         bytes: Their total size, where sizes are known.
         labels: Images by label; those without under "unlabelled".
         skipped: Files that are no images, by suffix; macOS's shadows of files as `._*`.
+        unlisted: Folders that cannot be listed; each is a row, which says why when it is read.
         repeated: URIs that were named more than once and kept once.
         seconds: Time taken.
     """
@@ -41,6 +45,7 @@ class Summary:
     bytes: int = 0
     labels: dict[str, int] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
+    unlisted: int = 0
     repeated: int = 0
     seconds: float = 0.0
 
@@ -50,6 +55,8 @@ class Summary:
         lines = [f"{self.images:,} images ({self.bytes / 1e6:,.0f} MB): {labels}"]
         if self.skipped:
             lines.append(f"no images by their name: {_listed(self.skipped)}")
+        if self.unlisted:
+            lines.append(f"warning: {self.unlisted:,} folders cannot be listed; each is a row that will be unreadable")
         if self.repeated:
             lines.append(f"warning: {self.repeated:,} files were named more than once, kept once")
         return lines
@@ -139,7 +146,9 @@ def rows(table: pa.Table, **values: str) -> pa.Table:
 def _from_listing(location: str, names: Mapping[str, Label], required: bool, summary: Summary) -> pa.Table:
     files = []
     for file in sources.list_source(location):
-        if sources.is_image(file.path):
+        is_folder = file.path.endswith("/")
+        summary.unlisted += is_folder
+        if is_folder or sources.is_image(file.path):
             files.append(file)
         else:
             name = PurePosixPath(file.path)
@@ -151,14 +160,15 @@ def _from_listing(location: str, names: Mapping[str, Label], required: bool, sum
     paths = [file.path for file in files]
     is_one_image = kind == "image"
     root = storage.name(storage.parent(location) if is_one_image else location).partition(".")[0]
-    found = labels.from_folders(paths, root, names, required=required)
+    images = [path for path in paths if not path.endswith("/")]
+    label_of = dict(zip(images, labels.from_folders(images, root, names, required=required), strict=True))
     return _table(
         {
             "image_id": paths,
             "uri": [file.uri for file in files],
             "size": [file.size for file in files],
             "mtime": [file.mtime for file in files],
-            "label": [label and str(label) for label in found],
+            "label": [str(label) if (label := label_of.get(path)) else None for path in paths],
         }
     )
 
@@ -186,11 +196,9 @@ def _from_table(location: str, label_column: str, names: Mapping[str, Label]) ->
     folder = storage.parent(location)
     columns: dict[str, Any] = {
         "image_id": given,
-        "uri": [_absolute(uri, folder) for uri in given],
+        "uri": [_absolute(uri, folder, f"{location}: row {row}") for row, uri in enumerate(given, 1)],
     }
-    for column in MANIFEST.names:
-        if column in table.schema.names and column not in ("image_id", "uri", "label"):
-            columns[column] = table[column].combine_chunks()
+    columns |= {name: table[name].combine_chunks() for name in _taken(table.schema)}
     if "image_id" in table.schema.names:
         named = zip(table["image_id"].to_pylist(), given, strict=True)
         columns["image_id"] = [uri if name is None else str(name) for name, uri in named]
@@ -204,10 +212,19 @@ def _from_table(location: str, label_column: str, names: Mapping[str, Label]) ->
         raise InputError(f"{location}: a column has the wrong type: {reason}") from error
 
 
-def _absolute(uri: str, folder: str) -> str:
+def _taken(schema: pa.Schema) -> set[str]:
+    """The columns that a manifest takes over as they are."""
+    taken = {*MANIFEST.names} & {*schema.names} - {"image_id", "uri", "label"}
+    return taken if _VERSION_KEY in (schema.metadata or {}) else taken - _OWN
+
+
+def _absolute(uri: str, folder: str, named: str) -> str:
     """The URI in a row of a table; what is no URI is a plain path, if need be from the folder."""
     if "://" in uri:
+        object_store.check_uri(uri, named)
         return uri
+    if not uri.startswith("/") and (posixpath.normpath(uri) + "/").startswith("../"):
+        raise InputError(f"{named}: {uri!r} leaves the table's folder; give a full path or URI")
     local = storage.local_path(folder)
     if local is None and not uri.startswith("/"):
         return storage.join(folder, uri)
@@ -260,10 +277,10 @@ def _unique(table: pa.Table, summary: Summary) -> pa.Table:
 def _read_parquet(location: str) -> pa.Table:
     try:
         with storage.open_input(location) as stream:
-            return pq.read_table(stream)
+            return _valid(pq.read_table(stream))
     except FileNotFoundError as error:
         raise InputError(f"{location}: no such file") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{location}: cannot be read as Parquet: {reason}") from error
 
@@ -273,15 +290,24 @@ def _read_csv(location: str, label_column: str) -> pa.Table:
     text = {field.name: field.type for field in MANIFEST if field.type == pa.string()}
     try:
         with storage.open_input(location) as stream:
-            return pyarrow.csv.read_csv(
-                stream,
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    column_types={**text, label_column: pa.string()},
-                    null_values=[""],
-                    strings_can_be_null=True,  # else all images without a group would be one
-                ),
+            return _valid(
+                pyarrow.csv.read_csv(
+                    stream,
+                    parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                    convert_options=pyarrow.csv.ConvertOptions(
+                        column_types={**text, label_column: pa.string()},
+                        null_values=[""],
+                        strings_can_be_null=True,  # else all images without a group would be one
+                    ),
+                )
             )
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{location}: cannot be read as CSV: {reason}") from error
+
+
+def _valid(table: pa.Table) -> pa.Table:
+    """The table, if what it says is text is UTF-8: Arrow takes a file's word for it."""
+    table.validate(full=True)
+    bytes("".join(table.schema.names), "utf-8")
+    return table

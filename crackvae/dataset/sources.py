@@ -2,6 +2,7 @@
 
 `list_source` names the files of a source without opening one. `Reader` gives the bytes of a listed
 file. A member of an archive has the URI `ARCHIVE!/MEMBER`, percent-encoded; it is read in place.
+What cannot be listed is named too, so that nothing vanishes: a folder's path then ends with `/`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,17 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
-from typing import IO, NoReturn, Self
+from pathlib import Path, PurePosixPath
+from typing import IO, Self
 from urllib.parse import quote, unquote_to_bytes
 
-import pyarrow as pa
-from pyarrow import fs
-
-from crackvae import storage
-from crackvae.errors import ImageError, InputError
+from crackvae import object_store, storage
+from crackvae.errors import ImageError, InputError, UnavailableError
 from crackvae.schema import Status
 
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .mpo .png .tif .tiff .bmp .webp .gif .pgm .ppm .pnm .jp2".split())
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .tif .tiff .bmp .webp .gif .pgm .ppm .pnm .jp2 .heic .heif".split()
+)
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 SEQUENTIAL_SUFFIXES = (".tar.gz", ".tgz")  # a step back reads from the start again
 TABLE_SUFFIXES = (".parquet", ".csv")
@@ -37,7 +37,8 @@ class File:
     r"""One file of a source.
 
     Attributes:
-        path: Relative to the source, with `/`; bytes that are no UTF-8 are written as `\xff`.
+        path: Relative to the source, with `/`, and never outside of it; bytes that are no UTF-8 are
+            written as `\xff`. It ends with `/` where it is a folder that cannot be listed.
         uri: Absolute.
         size: Bytes, None where unknown.
         mtime: Time of the last change, None where unknown.
@@ -59,8 +60,9 @@ def kind(source: str) -> str:
     """`archive`, `table`, `image` or `folder`.
 
     Raises:
-        InputError: There is no such file or folder, or it is none of these.
+        InputError: There is no such file or folder, it is none of these, or it holds a secret.
     """
+    object_store.check_uri(source, source.partition("://")[0] + "://...")
     path = storage.local_path(source)
     if path is not None and not path.exists():
         raise InputError(f"{source}: no such file or folder")
@@ -87,9 +89,9 @@ def list_source(source: str) -> Iterator[File]:
     Raises:
         InputError: The archive is damaged, or the folder cannot be listed.
     """
+    what = kind(source)
     path = storage.local_path(source)
     uri = storage.to_uri(source if path is None else str(path))  # encoded, however it was given
-    what = kind(source)
     if what == "archive":
         yield from _list_archive(uri)
     elif path is None and what == "image":
@@ -103,16 +105,22 @@ def list_source(source: str) -> Iterator[File]:
 
 
 def _list_local_folder(root: str) -> Iterator[File]:
-    for folder, inner, names in os.walk(root, onerror=_refuse):
-        links = [name for name in inner if os.path.islink(os.path.join(folder, name))]
-        for name in names + links:
-            path = os.path.join(folder, name)
-            yield _local_file(path, os.path.relpath(path, root))
-
-
-def _refuse(error: OSError) -> NoReturn:
-    """Ends a listing that would leave out a folder, where os.walk would go on without a word."""
-    raise InputError(f"{error.filename}: cannot be listed: {_reason(error)}") from error
+    folders = [root]  # not os.walk, which recurses, and would leave out what it cannot list
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in found]
+        except OSError as error:
+            if folder == root:
+                raise InputError(f"{root}: cannot be listed: {_reason(error)}") from error
+            path = _text(os.fsencode(os.path.relpath(folder, root)))
+            yield File(f"{path}/", storage.to_uri(folder) + "/", None, None)
+            continue
+        folders += [path for path, is_folder in entries if is_folder]
+        for path, is_folder in entries:
+            if not is_folder:
+                yield _local_file(path, os.path.relpath(path, root))
 
 
 def _local_file(path: str, relative: str) -> File:
@@ -126,26 +134,25 @@ def _local_file(path: str, relative: str) -> File:
 
 
 def _list_remote_folder(uri: str) -> Iterator[File]:
-    system, root = storage.remote(uri)
     try:
-        found = system.get_file_info(fs.FileSelector(root, recursive=True))
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri}: cannot be listed: {_line(error)}") from error
-    for info in found:
-        if info.is_file:
-            relative = str(info.path)[len(root.rstrip("/")) + 1 :]
+        for relative, info in storage.list_remote(uri):
             yield File(relative, storage.join(uri, relative), info.size, info.mtime)
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be listed: {_reason(error)}") from error
 
 
 def _list_archive(uri: str) -> Iterator[File]:
     try:
         archive = _open_archive(uri)
+    except UnavailableError:
+        raise
     except Exception as error:  # each archive library has its own
         raise InputError(f"{uri}: cannot be read as an archive: {_line(error)}") from error
     with archive:
         for name, size, mtime in archive.files:
             data = os.fsencode(name)
-            path = posixpath.normpath(_text(data))  # tar -C survey . puts ./ before every name
+            # tar -C survey . puts ./ before every name, an attacker ../ or /
+            path = posixpath.normpath("/" + _text(data)).lstrip("/")
             yield File(path, f"{uri}!/{quote(data)}", size, mtime)
 
 
@@ -160,6 +167,11 @@ class _TarInfo(tarfile.TarInfo):
             if any(buf):  # zeros, or nothing, are the end
                 raise tarfile.ReadError(str(error)) from error
             raise
+
+    def _block(self, count: int) -> int:
+        if count < 0:  # a size that leads back to this header, for ever (CVE-2025-8194)
+            raise tarfile.ReadError("negative size")
+        return super()._block(count)  # type: ignore[misc, no-any-return]
 
 
 class _Archive:
@@ -222,6 +234,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._archives: dict[str, _Archive] = {}
+        self._damaged: dict[str, str] = {}
 
     def read(self, uri: str, max_bytes: int) -> bytes:
         """Reads a file, or a member of an archive.
@@ -235,12 +248,14 @@ class Reader:
                 stream = self._member(archive, os.fsdecode(unquote_to_bytes(member)))
             else:
                 path = storage.local_path(uri)
+                if path is not None and uri.endswith("/"):
+                    raise ImageError(Status.UNREADABLE, _unlisted(path))
                 if path is not None and not stat.S_ISREG(path.stat().st_mode):
                     raise ImageError(Status.UNREADABLE, _NO_FILE)
                 stream = storage.open_input(uri)
             with stream:
                 data = stream.read(max_bytes + 1)
-        except ImageError:
+        except (ImageError, UnavailableError):
             raise
         except Exception as error:  # each archive library has its own
             raise ImageError(Status.UNREADABLE, _reason(error)) from error
@@ -249,8 +264,16 @@ class Reader:
         return data
 
     def _member(self, uri: str, name: str) -> IO[bytes]:
+        if uri in self._damaged:
+            raise ImageError(Status.UNREADABLE, self._damaged[uri])
         if uri not in self._archives:
-            self._archives[uri] = _open_archive(uri)
+            try:
+                self._archives[uri] = _open_archive(uri)
+            except (OSError, UnavailableError):  # it may be there the next time
+                raise
+            except Exception as error:  # not read from the start once more for each member
+                self._damaged[uri] = _reason(error)
+                raise
         return self._archives[uri].open(name)
 
     def __enter__(self) -> Reader:
@@ -260,6 +283,14 @@ class Reader:
         for archive in self._archives.values():
             archive.__exit__()
         self._archives.clear()
+
+
+def _unlisted(folder: Path) -> str:
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return f"the folder cannot be listed: {_reason(error)}"
+    return "the folder could not be listed before, and now it can; start a new run for its files"
 
 
 def _open_archive(uri: str) -> _Archive:
@@ -292,9 +323,11 @@ def _text(name: bytes) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return "the archive has no such member"
+    if isinstance(error, RecursionError):
+        return "a link that leads to itself"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return f"{type(error).__name__}: {_line(error)}"
+    return f"{type(error).__name__}: {_line(error)}".removesuffix(": ")
 
 
 def _line(error: Exception) -> str:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from crackvae.config import ImageConfig
 from crackvae.dataset import leakage, splits, twins
 from crackvae.dataset.leakage import Leakage
 from crackvae.dataset.sources import Reader
+from crackvae.dataset.tiles import hash_content
 from crackvae.errors import ImageError, InputError
 from crackvae.images.decode import decode_gray
 from crackvae.schema import MANIFEST, Status
@@ -99,7 +99,7 @@ def _read(
         for row in range(start, stop):
             try:
                 data = local.reader.read(uris[row], limits.max_megabytes * 10**6)
-                hashes[row] = blake2b(data, digest_size=16).hexdigest()
+                hashes[row] = hash_content(data)
                 gray_HW = decode_gray(data, min_side=limits.min_side, max_megapixels=limits.max_megapixels)
                 vector_ND[row] = twins.thumbnail_vector(gray_HW)
             except ImageError as error:

@@ -43,6 +43,7 @@ LOCK = ".lock"
 
 SHARD_FILES = 256
 SHARD_BYTES = 2 * 2**30
+_OF_THE_RUN = ("manifest", "calibration", "schema_version")  # facts that are not the caller's
 _GROUP_SHARDS = 16  # per row group of the manifest: a worker reads one for the shard it needs
 
 PLAN_SCHEMA = pa.schema([*MANIFEST, pa.field("set", pa.string()), pa.field("shard", pa.int32())])
@@ -156,6 +157,7 @@ def create(
     plan = table.append_column("set", sets).append_column("shard", pa.array(shard_N, pa.int32()))
     all_facts = {
         **facts,
+        "schema_version": SCHEMA_VERSION,
         "manifest": _write(storage.join(location, PLAN), plan.cast(PLAN_SCHEMA), shard_N // _GROUP_SHARDS),
     }
     if calibration is not None:
@@ -233,7 +235,8 @@ def read_header(location: str) -> Run:
         raise InputError(f"{location}: is no run of crackvae, or {RUN} is damaged") from error
     if not known or version > SCHEMA_VERSION:
         raise InputError(f"{path}: was written by a newer crackvae; update this one")
-    if not manifest_hash or _identity(run.facts) != run.identity:
+    same_version = version == run.facts.get("schema_version", 1)
+    if not manifest_hash or not same_version or _identity(run.facts) != run.identity:
         raise InputError(f"{path}: was altered; start in a new directory")
     return replace(run, retries=_read_retries(run))
 
@@ -264,7 +267,7 @@ def check_same(run: Run, facts: Mapping[str, Any]) -> None:
     Raises:
         RefusedError: It names each fact that differs, as it was and as it is.
     """
-    was, facts = ({k: v for k, v in f.items() if k not in ("manifest", "calibration")} for f in (run.facts, facts))
+    was, facts = ({k: v for k, v in f.items() if k not in _OF_THE_RUN} for f in (run.facts, facts))
     if run.version < SCHEMA_VERSION:
         facts = {name: value for name, value in facts.items() if name in was}
     differs = differences(was, facts)

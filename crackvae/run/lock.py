@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 import filelock
 
 from crackvae import storage
-from crackvae.errors import RefusedError
+from crackvae.errors import RefusedError, UnavailableError
 from crackvae.run.directory import LOCK
 from crackvae.terminal import log
 
@@ -66,7 +66,7 @@ def _beating(location: str) -> Iterator[None]:
 
     def beat() -> None:
         while not stop.wait(_BEAT_SECONDS):
-            with suppress(OSError):  # a store that fails for a moment
+            with suppress(OSError, UnavailableError):  # a store that fails for a moment
                 storage.write_bytes(path, f"{who} {time.time()}".encode())
 
     storage.write_bytes(path, who.encode())

@@ -1,6 +1,7 @@
 import os
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 from PIL import Image
@@ -42,6 +43,6 @@ def test_a_file_that_kills_its_decoder_is_left_out_and_the_ray_worker_lives(tmp_
     @ray.remote(max_retries=0)
     def decode():
         os.environ["PYTHONPATH"] = str(tmp_path)
-        return decode_batch({"uri": np.array(uris)}, IMAGE)["tile"]
+        return decode_batch(pa.table({"uri": uris}), IMAGE)["tile"]
 
     assert np.array_equal(ray.get(decode.remote()), expected)

@@ -1,4 +1,5 @@
 import io
+import struct
 import zlib
 
 import cv2
@@ -130,6 +131,41 @@ def test_photographs_of_a_drone_are_decoded(real_data):
     off_HW = np.abs(decode(path.read_bytes()) - pillows(path.read_bytes()))
     assert (off_HW > 2).mean() < 0.01
     assert off_HW.max() < 30
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+@pytest.mark.parametrize("filling", [b"\0", b"\xf6"])
+def test_photographs_of_a_drone_with_a_filled_tail_are_undecodable(real_data, share, filling):
+    """Pillow decodes two of these three, with up to 44% of the pixels wrong."""
+    for path in (real_data / "drone-gps").glob("*.JPG"):
+        data = path.read_bytes()
+        kept = int(len(data) * share)
+        assert refusal(data[:kept] + filling * (len(data) - kept))[0] == Status.UNDECODABLE
+
+
+def test_a_photograph_without_its_end_marker_is_decoded_unless_it_is_progressive():
+    np.testing.assert_array_equal(decode(WHOLE["JPEG"][:-2]), decode(WHOLE["JPEG"]))
+    assert refusal(WHOLE["progressive JPEG"][:-2]) == (Status.UNDECODABLE, "Premature end of JPEG file")
+
+
+@pytest.mark.parametrize(("stray", "lost"), [(90, False), (120, True)])
+def test_many_stray_bytes_before_the_end_marker_are_the_rest_of_damage(stray, lost):
+    data = WHOLE["JPEG"][:-2] + b"x" * stray + WHOLE["JPEG"][-2:]
+    if lost:
+        assert "extraneous bytes before marker 0xd9" in refusal(data)[1]
+    else:
+        np.testing.assert_array_equal(decode(data), pillows(WHOLE["JPEG"]))
+
+
+@pytest.mark.parametrize(("scans", "fine"), [(100, True), (101, False)])
+def test_a_progressive_jpeg_has_at_most_100_scans(scans, fine):
+    data = WHOLE["progressive JPEG"]
+    last = data[data.rindex(b"\xff\xda") : -2]
+    data = data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]
+    if fine:
+        assert decode(data).shape == GRAY_HW.shape
+    else:
+        assert refusal(data) == (Status.UNDECODABLE, "a JPEG of over 100 scans")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF", "PPM", "JPEG2000"])
@@ -281,6 +317,15 @@ def test_an_image_of_too_many_pixels_is_refused_by_its_header_alone():
     header = b"IHDR" + (40_000).to_bytes(4) + (30_000).to_bytes(4) + data[24:29]
     bomb = data[:12] + header + zlib.crc32(header).to_bytes(4) + data[33:]
     assert refusal(bomb) == (Status.TOO_LARGE, "40000x30000 pixels; over 200 MP")
+
+
+def test_a_tiff_that_unpacks_to_far_more_than_its_pixels_is_too_large():
+    stripe = zlib.compress(bytes(2**20))
+    tags = {256: 40, 257: 30, 258: 8, 259: 8, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 30, 279: len(stripe)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + stripe
+    assert decode(data).shape == (30, 40)
+    assert refusal(data, max_megapixels=0.1) == (Status.TOO_LARGE, "a stripe of over 0.8 MB")
 
 
 def test_the_limit_on_pixels_is_the_callers():

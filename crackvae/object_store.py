@@ -1,0 +1,233 @@
+"""Object stores as pyarrow knows them: patience, errors that say what to do, whole objects only.
+
+An OSError is about the one object; `UnavailableError` says that the store gave no answer, however
+often it was asked. Credentials come from the environment alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from crackvae.errors import InputError, UnavailableError
+
+# A request to S3 is tried ten times, 25 ms to 6.4 s apart: for 13 s where errors come at once, for
+# 43 s where nothing comes. A read is two requests, and the decoder waits a minute for it.
+_RETRIES, _SILENT_SECONDS = 9, 3
+_ONE_REQUEST = 5 * 2**20  # bytes; larger objects go up in parts
+_BUFFER = 2**18  # the headers of an archive's members do not cost a request each
+
+# Of a URI: [user@]host[:port], and what names a secret in a query. AWS's secrets may hold a slash.
+_HOST = re.compile(r"([^:@]*@)?(\[[^\]@]*\]|[^:@\[\]]*)(:\d*)?")
+_SECRET = re.compile(r"secret|password|token|key|credential|signature|^sig", re.I)
+_AWS = re.compile(r"AWS Error (\S+)(?: \(HTTP status (\d+)\))? during \w+ operation: ?(.*)")
+
+
+def check_uri(location: str, named: str) -> None:
+    """Refuses a location that cannot be parsed, or that holds a secret, which a run would keep.
+
+    Args:
+        location: A path or a URI.
+        named: What the message calls it; never the URI itself, which may hold a secret.
+
+    Raises:
+        InputError: It is one of these.
+    """
+    if "://" not in location:
+        return
+    try:
+        parts = urlsplit(location)
+        query = parse_qsl(parts.query)
+    except ValueError:  # whose text may hold the secret
+        raise InputError(f"{named}: is no valid URI") from None
+    if not _HOST.fullmatch(parts.netloc) or any(_SECRET.search(name) or "@" in value for name, value in query):
+        raise InputError(
+            f"{named}: holds a password or key, and a run keeps its URIs; give the URI without it, and credentials "
+            "by the environment (AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws, the machine's role)"
+        )
+
+
+def remote(location: str, *, delayed: bool = False) -> tuple[fs.FileSystem, str]:
+    """The pyarrow file system and the path in it, of a location that is not local.
+
+    Args:
+        location: A URI.
+        delayed: Whether S3 hears of a new object only when it is complete.
+
+    Raises:
+        InputError: No file system is known for its scheme, or it holds a secret.
+    """
+    parts = urlsplit(location)
+    check_uri(location, f"{parts.scheme}://...")
+    root = f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else "")
+    path = parts.netloc.rpartition("@")[2] + os.fsdecode(unquote_to_bytes(parts.path))
+    with explaining(root):
+        return _s3(root, delayed) if parts.scheme == "s3" else _filesystem(root), path
+
+
+@lru_cache(maxsize=32)
+def _filesystem(root: str) -> fs.FileSystem:
+    try:
+        return fs.FileSystem.from_uri(root)[0]
+    except (NotImplementedError, pa.ArrowInvalid) as error:
+        reason = " ".join(str(error).split())
+        if isinstance(error, NotImplementedError) or "Unrecognized filesystem" in reason:
+            root, reason = f"{root.partition('://')[0]}://", "no such file system; use s3://, gs:// or a path"
+        raise InputError(f"{root}: {reason}") from error
+
+
+@lru_cache(maxsize=32)
+def _s3(root: str, delayed: bool) -> fs.FileSystem:
+    # What the URI and the environment say, as pyarrow has it (its constructor knows no AWS_ENDPOINT_URL), with our
+    # patience. Written in the foreground, an object of which a part failed would be published without that part.
+    _, (options,) = _filesystem(root).__reduce__()
+    return fs.S3FileSystem(
+        **options
+        | {
+            "retry_strategy": fs.AwsDefaultS3RetryStrategy(max_attempts=_RETRIES),
+            "request_timeout": _SILENT_SECONDS,
+            "connect_timeout": _SILENT_SECONDS,
+            "background_writes": True,
+            "allow_delayed_open": delayed,
+        }
+    )
+
+
+@contextmanager
+def explaining(location: str) -> Iterator[None]:
+    """Gives the errors of a remote file system the location, in one line that is the same in every run.
+
+    Raises:
+        OSError: What was raised is about this object.
+        UnavailableError: It is about the store.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _missing(location) from error
+    except (OSError, pa.ArrowInvalid) as error:
+        text = re.sub(r" \(Request ID: \S*\)", "", " ".join(str(error).split()))
+        found = _AWS.search(text)
+        if found is None:  # such as a name with an empty part
+            raise OSError(errno.EINVAL, text, location) from error
+        code, status, details = found.groups()
+        reason = details.rpartition("Details: ")[2]
+        if not reason or reason.startswith("No response body"):
+            reason = f"HTTP status {status}" if status else code
+        if code == "NO_SUCH_BUCKET":
+            raise FileNotFoundError(errno.ENOENT, "no such bucket", location) from error
+        if code in ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND"):
+            raise _missing(location) from error
+        if code == "ACCESS_DENIED" or status == "403":
+            cure = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws) and the bucket's policy"
+            raise PermissionError(errno.EACCES, f"access denied ({reason}); {cure}", location) from error
+        if status == "416":
+            raise OSError(errno.EIO, "changed while it was read", location) from error
+        raise UnavailableError(
+            f"{location}: the object store fails or cannot be reached ({reason}); "
+            "check network, endpoint and credentials, then run the same command again"
+        ) from error
+
+
+def _missing(location: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
+
+
+class _File(io.RawIOBase):
+    """An object as Python has files."""
+
+    def __init__(self, location: str) -> None:
+        system, name = remote(location)
+        self._location = location
+        with explaining(location):
+            self._file = system.open_input_file(name)
+            self.size: int = self._file.size()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        with explaining(self._location):
+            return int(self._file.readinto(buffer))
+
+    def readall(self) -> bytes:
+        with explaining(self._location):
+            return bytes(self._file.read())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+class Reader(io.BufferedReader):
+    """Random reads of an object. The rest of it is one request, and no more memory than that.
+
+    Args:
+        location: A URI.
+
+    Raises:
+        OSError: It cannot be read.
+        UnavailableError: The store gave no answer.
+    """
+
+    def __init__(self, location: str) -> None:
+        file = _File(location)
+        super().__init__(file, _BUFFER)
+        self._size = file.size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file; `size` may be far more than there is."""
+        is_rest = size is None or size < 0 or size >= self._size - self.tell()
+        return super().read(-1 if is_rest else size)
+
+
+def upload(path: str, location: str) -> None:
+    """Makes an object of a local file, or replaces it: whole or not at all.
+
+    A stream of pyarrow publishes what it was given, even when an exception destroys it. So it is
+    given everything at once, and no signal may come in between: Python handles signals on the main
+    thread only.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_upload, path, location).result()
+
+
+def _upload(path: str, location: str) -> None:
+    with pa.memory_map(path) as file:
+        data = file.read_buffer()
+    # Delayed, a small object is a single request; but a large one is published empty where its first one fails.
+    system, name = remote(location, delayed=data.size <= _ONE_REQUEST)
+    with explaining(location):
+        try:
+            _put(system, name, data)
+        except OSError as error:
+            if "NO_SUCH_UPLOAD" not in str(error):
+                raise
+            _put(system, name, data)  # it was completed, and the answer lost
+
+
+def _put(system: fs.FileSystem, name: str, data: pa.Buffer) -> None:
+    stream = system.open_output_stream(name)
+    stream.write(data)
+    stream.close()
