@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-heavy lint format bench clean
+.PHONY: help setup demo test test-faults test-heavy lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,8 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole job on synthetic images, about two minutes on 2 cores
 	$(BIN)/crackvae demo --out crackvae-demo
 
-test: setup  ## every test
+test: setup  ## every test but the long ones
 	$(BIN)/python -m pytest
+
+test-faults: setup  ## kills, lost nodes, full disks, failing stores: twenty minutes; writes docs/reliability.md
+	$(BIN)/python tests/faults/report.py
 
 lint: setup  ## ruff, mypy --strict, the import layers
 	$(BIN)/ruff check .
