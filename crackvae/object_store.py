@@ -10,7 +10,8 @@ import errno
 import io
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -26,6 +27,7 @@ from crackvae.errors import InputError, UnavailableError
 # 43 s where nothing comes. A read is two requests, and the decoder waits a minute for it.
 _RETRIES, _SILENT_SECONDS = 9, 3
 _ONE_REQUEST = 5 * 2**20  # bytes; larger objects go up in parts
+_NO_ROOM = "Failed to flush response stream"
 _BUFFER = 2**18  # the headers of an archive's members do not cost a request each
 
 # Of a URI: [user@]host[:port], and what names a secret in a query. AWS's secrets may hold a slash.
@@ -167,12 +169,23 @@ class _File(io.RawIOBase):
         return int(self._file.seek(offset, whence))
 
     def readinto(self, buffer: Any) -> int:
-        with explaining(self._location):
-            return int(self._file.readinto(buffer))
+        return int(self._patiently(lambda: self._file.readinto(buffer)))
 
     def readall(self) -> bytes:
-        with explaining(self._location):
-            return bytes(self._file.read())
+        return bytes(self._patiently(self._file.read))
+
+    def _patiently(self, read: Callable[[], Any]) -> Any:
+        """Reads once more where an error of the store is longer than the data, at which AWS's library gives up."""
+        retry = 0
+        while True:
+            try:
+                with explaining(self._location):
+                    return read()
+            except UnavailableError as error:
+                if _NO_ROOM not in str(error) or retry == _RETRIES:
+                    raise
+            time.sleep(0.025 * 2**retry)
+            retry += 1
 
     def close(self) -> None:
         if not self.closed:

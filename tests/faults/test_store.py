@@ -5,7 +5,6 @@ import time
 
 import pytest
 from faults import flaky_store
-from faults.comparing import Difference
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -21,6 +20,6 @@ def test_a_store_that_fails_and_stalls_loses_nothing(seed, site, tmp_path, tally
     found = flaky_store.trial(site.model, some, tmp_path / "runs", share=0.1, stall_share=0.005, seed=seed)
     counts.seconds = time.monotonic() - began
     counts.faults, counts.runs = found["failed"] + found["stalled"], 1
-    counts.difference = Difference(found["lost"], found["double"], found["different"], found["files"])
+    counts.difference = found["difference"]
     assert found["exit_code"] == 0, found["said"]
     counts.check()

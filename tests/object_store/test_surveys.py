@@ -110,6 +110,7 @@ def test_check_verifies_a_run_in_a_bucket(store, bucket, in_bucket):
     assert "metrics.json" in altered.stdout + altered.stderr
 
 
+@pytest.mark.faults
 def test_a_run_in_a_bucket_goes_on_after_kills_and_ends_in_the_same_bytes(store, bucket, in_bucket, tmp_path):
     _, reference = in_bucket
     command = ["score", f"{bucket}/model", f"{bucket}/photos", "--out", f"{bucket}/killed"]
@@ -158,7 +159,7 @@ def mixed(photos, store, bucket, tmp_path_factory):
     return [f"{bucket}/mixed.zip", f"{bucket}/photos/list.parquet", str(folder / "disk")], names
 
 
-@pytest.mark.parametrize("where", ["bucket", "disk"])
+@pytest.mark.parametrize("where", ["bucket", pytest.param("disk", marks=pytest.mark.faults)])
 def test_archives_tables_and_folders_mix_wherever_they_lie(store, bucket, model, in_bucket, mixed, tmp_path, where):
     sources, names = mixed
     out = f"{bucket}/mixed" if where == "bucket" else str(tmp_path / "run")
@@ -173,7 +174,9 @@ def test_archives_tables_and_folders_mix_wherever_they_lie(store, bucket, model,
             assert found[name + number]["score"] == expected[name]["score"]
 
 
-def test_a_store_that_stops_answering_ends_the_job_in_a_line_and_it_goes_on_later(store, bucket, in_bucket, tmp_path):
+def test_a_store_that_stops_answering_ends_the_job_and_one_that_fails_at_times_finishes_it(
+    store, bucket, in_bucket, tmp_path
+):
     command = ["score", f"{bucket}/model", f"{bucket}/photos", "--out", f"{bucket}/cut-off"]
     with flaky_store.flaky(store, share=1.0, faults=("503",), only=r"^(GET|HEAD) \S*/photos/normal/n05") as proxy:
         cut_off = server.crackvae(proxy.url, *command)
@@ -182,23 +185,13 @@ def test_a_store_that_stops_answering_ends_the_job_in_a_line_and_it_goes_on_late
     assert last.startswith(f"crackvae: {bucket}/photos/normal/n05")
     assert "the object store fails or cannot be reached" in last
     assert "Traceback" not in cut_off.stderr
-    done = server.crackvae(store, *command)
+    with flaky_store.flaky(store, share=0.1, stall_share=0.002) as proxy:
+        done = server.crackvae(proxy.url, *command)
     assert done.returncode == 0, done.stderr
+    assert proxy.counts["stall"] > 0
+    assert proxy.counts.total() - proxy.counts["ok"] > 50
     server.get_folder(store, "cut-off/", tmp_path / "run")
     assert compare(in_bucket[1], tmp_path / "run").files == ()
-
-
-def test_a_run_through_a_store_that_fails_and_stalls_ends_in_the_same_bytes(model, photos, tmp_path):
-    few = tmp_path / "few"
-    shutil.copytree(photos / "crack", few / "crack")
-    for path in sorted((photos / "normal").iterdir())[:292]:
-        (few / "normal").mkdir(exist_ok=True)
-        shutil.copy(path, few / "normal")
-    found = flaky_store.trial(model, few, tmp_path / "runs", share=0.1, stall_share=0.005)
-    assert found["exit_code"] == 0, found["said"]
-    assert found["failed"] > 40
-    assert found["stalled"] > 0
-    assert (found["lost"], found["double"], found["different"], found["files"]) == (0, 0, 0, ())
 
 
 @pytest.mark.faults
