@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,8 +29,18 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
-class _Terminated(BaseException):
-    """SIGTERM: unwinds the stack so that what was started is ended."""
+class _Stop:
+    """Makes SIGINT and SIGTERM a KeyboardInterrupt, which alone Ray lets through, and keeps which it was."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background job
+                signal.signal(number, self)
+
+    def __call__(self, number: int, _: object) -> NoReturn:
+        self.received = self.received or number
+        raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,27 +53,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     _speak()
-    signal.signal(signal.SIGTERM, _terminate)
+    stop = _Stop()
     try:
         options = vars(_parser().parse_args(arguments))
         from crackvae import experiment
 
         # Each command is the function of its name, and its options are that function's arguments.
         return int(getattr(experiment, options.pop("command"))(**options))
-    except CrackvaeError as error:
-        code, message = error.exit_code, str(error)
-    except OSError as error:
-        code, message = ExitCode.INPUT, f"{error.filename or 'storage'}: {error.strerror or error}"
-    except KeyboardInterrupt:
-        code, message = ExitCode.INTERRUPTED, "interrupted; the same command goes on"
-    except _Terminated:
-        code, message = ExitCode.TERMINATED, "terminated; the same command goes on"
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = _ending(error, stop.received)
     print(f"crackvae: {' '.join(message.split())}", file=sys.stderr)
+    if stop.received:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # threads of Ray that were cut off can crash Python on its own way out
     return int(code)
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+def _ending(error: BaseException, stopped_by: int | None) -> tuple[ExitCode, str]:
+    """The exit code and the message of an error; one that nobody raised on purpose is raised again."""
+    if stopped_by == signal.SIGTERM:
+        return ExitCode.TERMINATED, "terminated; the same command goes on"
+    if stopped_by or isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED, "interrupted; the same command goes on"
+    if isinstance(error, CrackvaeError):
+        return error.exit_code, str(error)
+    if isinstance(error, OSError):
+        return ExitCode.INPUT, f"{error.filename or 'storage'}: {error.strerror or error}"
+    raise error
 
 
 def _speak() -> None:

@@ -1,6 +1,7 @@
 """Fixtures that several rooms share: a survey, a tiny model, one Ray for all Ray tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +10,9 @@ from tiny import TINY
 
 from crackvae.dataset import manifest, splitting
 from crackvae.images import synthetic
+
+# A shell's background job ignores SIGINT, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A quarter of the usual examples: with 100 the pure rooms take 16 s, with 25 11 s, imports included.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)

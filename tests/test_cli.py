@@ -239,3 +239,23 @@ def test_a_threshold_that_makes_no_sense_is_refused(tmp_path, options, code):
 def test_only_failed_files_can_be_tried_again():
     line = refused("score", "model", "survey", "--out", "run", "--retry", "ok", code=2)
     assert "unreadable, undecodable" in line
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_wins_over_the_error_that_a_library_makes_of_it(name, tmp_path):
+    code = f"""
+import signal, crackvae.cli, crackvae.experiment
+
+def index(**_):
+    try:
+        signal.raise_signal(signal.{name})
+    except KeyboardInterrupt as stop:
+        raise SystemError("a built-in returned a result with an exception set") from stop
+
+crackvae.experiment.index = index
+crackvae.cli.main(["index", "photos", "--out", "manifest"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 128 + getattr(signal, name)
+    assert done.stderr.splitlines()[-1].endswith("the same command goes on")
+    assert "Traceback" not in done.stderr
