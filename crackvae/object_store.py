@@ -10,18 +10,21 @@ import errno
 import io
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from crackvae.errors import InputError, UnavailableError
+
+T = TypeVar("T")
 
 # A request to S3 is tried ten times, 25 ms to 6.4 s apart: for 13 s where errors come at once, for
 # 43 s where nothing comes. A read is two requests, and the decoder waits a minute for it.
@@ -70,12 +73,11 @@ def remote(location: str, *, delayed: bool = False) -> tuple[fs.FileSystem, str]
     Raises:
         InputError: No file system is known for its scheme, or it holds a secret.
     """
+    check_uri(location, location.partition("://")[0] + "://...")
     parts = urlsplit(location)
-    check_uri(location, f"{parts.scheme}://...")
     root = f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else "")
     path = parts.netloc.rpartition("@")[2] + os.fsdecode(unquote_to_bytes(parts.path))
-    with explaining(root):
-        return _s3(root, delayed) if parts.scheme == "s3" else _filesystem(root), path
+    return ask(root, lambda: _s3(root, delayed) if parts.scheme == "s3" else _filesystem(root)), path
 
 
 @lru_cache(maxsize=32)
@@ -106,14 +108,30 @@ def _s3(root: str, delayed: bool) -> fs.FileSystem:
     )
 
 
-@contextmanager
-def explaining(location: str) -> Iterator[None]:
-    """Gives the errors of a remote file system the location, in one line that is the same in every run.
+def ask(location: str, call: Callable[[], T]) -> T:
+    """Makes a call of a remote file system, which Ctrl-C and SIGTERM interrupt at once.
+
+    Python handles signals on the main thread, between its own steps: there, a call into C++ would
+    hold them off until its last try. A call that is interrupted comes to its end on its thread, or
+    ends with the process.
 
     Raises:
         OSError: What was raised is about this object.
         UnavailableError: It is about the store.
     """
+    with _explaining(location):
+        if threading.current_thread() is not threading.main_thread():
+            return call()
+        pool = ThreadPoolExecutor(1)
+        try:
+            return pool.submit(call).result()
+        finally:
+            pool.shutdown(wait=False)
+
+
+@contextmanager
+def _explaining(location: str) -> Iterator[None]:
+    """Gives errors the location, in one line that is the same in every run."""
     try:
         yield
     except FileNotFoundError as error:
@@ -152,9 +170,8 @@ class _File(io.RawIOBase):
     def __init__(self, location: str) -> None:
         system, name = remote(location)
         self._location = location
-        with explaining(location):
-            self._file = system.open_input_file(name)
-            self.size: int = self._file.size()
+        self._file = ask(location, lambda: system.open_input_file(name))
+        self.size: int = self._file.size()
 
     def readable(self) -> bool:
         return True
@@ -179,8 +196,7 @@ class _File(io.RawIOBase):
         retry = 0
         while True:
             try:
-                with explaining(self._location):
-                    return read()
+                return ask(self._location, read)
             except UnavailableError as error:
                 if _NO_ROOM not in str(error) or retry == _RETRIES:
                     raise
@@ -219,28 +235,24 @@ def upload(path: str, location: str) -> None:
     """Makes an object of a local file, or replaces it: whole or not at all.
 
     A stream of pyarrow publishes what it was given, even when an exception destroys it. So it is
-    given everything at once, and no signal may come in between: Python handles signals on the main
-    thread only.
+    given everything at once, on a thread where no signal can come in between.
     """
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(_upload, path, location).result()
-
-
-def _upload(path: str, location: str) -> None:
     with pa.memory_map(path) as file:
         data = file.read_buffer()
     # Delayed, a small object is a single request; but a large one is published empty where its first one fails.
     system, name = remote(location, delayed=data.size <= _ONE_REQUEST)
-    with explaining(location):
+
+    def put() -> None:
+        stream = system.open_output_stream(name)
+        stream.write(data)
+        stream.close()
+
+    def put_patiently() -> None:
         try:
-            _put(system, name, data)
+            put()
         except OSError as error:
             if "NO_SUCH_UPLOAD" not in str(error):
                 raise
-            _put(system, name, data)  # it was completed, and the answer lost
+            put()  # it was completed, and the answer lost
 
-
-def _put(system: fs.FileSystem, name: str, data: pa.Buffer) -> None:
-    stream = system.open_output_stream(name)
-    stream.write(data)
-    stream.close()
+    ask(location, put_patiently)

@@ -23,7 +23,7 @@ from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
 from pyarrow import fs
 
 from crackvae import object_store
-from crackvae.object_store import explaining
+from crackvae.object_store import ask
 
 _PIECE = 2**23
 
@@ -32,10 +32,10 @@ remote = object_store.remote
 
 def local_path(location: str) -> Path | None:
     """The local path behind a location, or None where it lies on another file system."""
-    if "://" not in location:
+    scheme, mark, _ = location.partition("://")
+    if not mark:
         return Path(location)
-    parts = urlsplit(location)
-    return Path(os.fsdecode(unquote_to_bytes(parts.path))) if parts.scheme == "file" else None
+    return Path(os.fsdecode(unquote_to_bytes(urlsplit(location).path))) if scheme == "file" else None
 
 
 def to_uri(location: str) -> str:
@@ -104,8 +104,7 @@ def exists(location: str) -> bool:
     if path is not None:
         return path.exists()
     system, name = remote(location)
-    with explaining(location):
-        return bool(system.get_file_info(name).type != fs.FileType.NotFound)
+    return bool(ask(location, lambda: system.get_file_info(name)).type != fs.FileType.NotFound)
 
 
 @contextmanager
@@ -162,9 +161,7 @@ def list_remote(location: str) -> Iterator[tuple[str, fs.FileInfo]]:
         UnavailableError: The object store gave no answer.
     """
     system, root = remote(location)
-    with explaining(location):
-        found = system.get_file_info(fs.FileSelector(root, recursive=True))
-    for info in found:
+    for info in ask(location, lambda: system.get_file_info(fs.FileSelector(root, recursive=True))):
         if info.is_file:
             yield str(info.path)[len(root.rstrip("/")) + 1 :], info
 
@@ -174,11 +171,9 @@ def remove(location: str) -> None:
     path = local_path(location)
     if path is None:
         system, name = remote(location)
-        with suppress(FileNotFoundError), explaining(location):
-            if system.get_file_info(name).type == fs.FileType.Directory:
-                system.delete_dir(name)
-            else:
-                system.delete_file(name)
+        with suppress(FileNotFoundError):
+            is_folder = ask(location, lambda: system.get_file_info(name)).type == fs.FileType.Directory
+            ask(location, lambda: (system.delete_dir if is_folder else system.delete_file)(name))
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

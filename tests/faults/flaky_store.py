@@ -26,7 +26,13 @@ from object_store import server
 # An answer of 500 or 503; no answer; the request is carried out and its answer lost, or cut short.
 FAULTS = ("500", "503", "reset", "lost reply", "cut")
 _ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>made by the test</Message></Error>"
-_CODES = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied", "400": "ExpiredToken"}
+_CODES = {
+    "400": "ExpiredToken",
+    "403": "AccessDenied",
+    "404": "NoSuchUpload",
+    "500": "InternalError",
+    "503": "SlowDown",
+}
 
 
 class FlakyStore(ThreadingHTTPServer):
@@ -38,7 +44,7 @@ class FlakyStore(ThreadingHTTPServer):
         stall_share: Of requests that get nothing for `stall_seconds`, and then no answer.
         stall_seconds: How long; `slow` requests wait as long, and get their answer.
         seed: Which ones.
-        faults: What may happen to those that fail; more are `slow`, `403` and `400`, an expired token.
+        faults: What may happen to those that fail; more are `slow` and the other statuses.
         only: Pattern of those that may fail: the method, a space, path and query.
         most: How often each may fail.
 

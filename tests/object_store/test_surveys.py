@@ -194,6 +194,21 @@ def test_a_store_that_stops_answering_ends_the_job_and_one_that_fails_at_times_f
     assert compare(in_bucket[1], tmp_path / "run").files == ()
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_job_whose_store_is_silent_before_the_store_is_given_up(store, tmp_path, number, code):
+    command = [sys.executable, "-m", "crackvae", "index", f"s3://{server.BUCKET}", "--out", str(tmp_path / "manifest")]
+    with flaky_store.flaky(store, stall_share=1.0) as proxy:
+        environment = server.process_environment(proxy.url)
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as job:
+            while not proxy.counts["stall"]:
+                time.sleep(0.01)
+            job.send_signal(number)
+            _, said = job.communicate()
+        assert job.returncode == code, said
+        assert proxy.counts["stall"] <= 2
+    assert said.endswith("the same command goes on\n")
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_ten_thousand_small_objects_are_indexed_and_scored(store, model, photos, tmp_path, record_property):
