@@ -6,9 +6,12 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
+import threading
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from crackvae import __version__
 from crackvae.errors import CrackvaeError, ExitCode, UsageError
@@ -24,23 +27,49 @@ train, evaluate, score, reproduce and demo go on where they stopped when they ar
 """
 
 
+_PATIENCE_SECONDS = 10  # Ray takes 3 to 6 to end
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
 class _Stop:
-    """Makes SIGINT and SIGTERM a KeyboardInterrupt, which alone Ray lets through, and keeps which it was."""
+    """Makes SIGINT and SIGTERM a KeyboardInterrupt, which alone Ray lets through, and keeps which it was.
+
+    Ctrl-C reaches Ray's processes too. Where they are gone before this one hears of it, it waits for
+    them for ever, in C++, where no KeyboardInterrupt gets: a thread that is told by the kernel ends it.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as in a shell's background job
                 signal.signal(number, self)
+        self._told, self._tell = socket.socketpair()
+        self._tell.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._tell.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def __call__(self, number: int, _: object) -> NoReturn:
         self.received = self.received or number
         raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._before)
+        self._tell.close()
+
+    def _watch(self) -> None:
+        while told := self._told.recv(1):
+            if told[0] in (signal.SIGINT, signal.SIGTERM):
+                time.sleep(_PATIENCE_SECONDS)
+                code, message = _ending(KeyboardInterrupt(), told[0])
+                os.write(2, f"crackvae: {message}\n".encode())
+                os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,21 +82,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     _speak()
-    stop = _Stop()
-    try:
-        options = vars(_parser().parse_args(arguments))
-        from crackvae import experiment
+    with _Stop() as stop:
+        try:
+            options = vars(_parser().parse_args(arguments))
+            from crackvae import experiment
 
-        # Each command is the function of its name, and its options are that function's arguments.
-        return int(getattr(experiment, options.pop("command"))(**options))
-    except (Exception, KeyboardInterrupt) as error:
-        code, message = _ending(error, stop.received)
-    print(f"crackvae: {' '.join(message.split())}", file=sys.stderr)
-    if stop.received:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # threads of Ray that were cut off can crash Python on its own way out
-    return int(code)
+            # Each command is the function of its name, and its options are that function's arguments.
+            return int(getattr(experiment, options.pop("command"))(**options))
+        except (Exception, KeyboardInterrupt) as error:
+            code, message = _ending(error, stop.received)
+        print(f"crackvae: {' '.join(message.split())}", file=sys.stderr)
+        if stop.received:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # threads of Ray that were cut off can crash Python on its own way out
+        return int(code)
 
 
 def _ending(error: BaseException, stopped_by: int | None) -> tuple[ExitCode, str]:

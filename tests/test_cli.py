@@ -259,3 +259,30 @@ crackvae.cli.main(["index", "photos", "--out", "manifest"])
     assert done.returncode == 128 + getattr(signal, name)
     assert done.stderr.splitlines()[-1].endswith("the same command goes on")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_even_a_process_that_waits_in_c_for_ever(name, code, tmp_path):
+    """As Ray's driver does for Ray processes that Ctrl-C ended first."""
+    waits = """
+import ctypes, crackvae.cli, crackvae.experiment
+
+def index(**_):
+    mutex = ctypes.create_string_buffer(64)
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    print("waiting", flush=True)
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+crackvae.experiment.index = index
+crackvae.cli._PATIENCE_SECONDS = 0.5
+crackvae.cli.main(["index", "photos", "--out", "manifest"])
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", waits], cwd=tmp_path, **pipes) as process:
+        try:
+            assert process.stdout.readline() == "waiting\n"
+            process.send_signal(getattr(signal, name))
+            assert process.wait(60) == code
+            assert process.stderr.read().splitlines()[-1].endswith("the same command goes on")
+        finally:
+            process.kill()

@@ -84,7 +84,7 @@ def _connect() -> None:
 def _as_raised(error: CrackvaeError | OSError) -> CrackvaeError | OSError:
     """Without the advice about its own settings that Ray Data 2.60 puts among the arguments."""
     if isinstance(error, OSError) and error.errno is not None:
-        return OSError(error.errno, error.strerror, error.filename)
+        return OSError(error.errno, error.strerror)  # the advice has taken the file name's place
     error.args = tuple(str(argument).partition("\nFailed to ")[0] for argument in error.args)
     return error
 

@@ -25,7 +25,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from crackvae.cluster import session
 from crackvae.dataset.decoder import Decoder
-from crackvae.errors import CrackvaeError, RefusedError
+from crackvae.errors import CrackvaeError, InputError, RefusedError
 from crackvae.model import artifact, backend
 from crackvae.model.backend import Backend
 from crackvae.run import directory, shards
@@ -171,7 +171,11 @@ class _Score:
         for name in ("score", "reconstruction_error"):
             column = pc.if_else(new_N, error_N, part[name])
             part = part.set_column(part.schema.get_field_index(name), name, column)
-        shards.write_part(self._run, self._identity, _work(batch), part)
+        try:
+            shards.write_part(self._run, self._identity, _work(batch), part)
+        except OSError as error:  # on the way to the driver, Ray would put its advice in the file's place
+            reason = error.strerror or error
+            raise InputError(f"{self._run}: {reason}; what is finished is kept, run the same command again") from error
         return {"files": [part.num_rows]}
 
 

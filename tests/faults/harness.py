@@ -126,7 +126,10 @@ class Job:
     @property
     def exit_code(self) -> int:
         """As a shell has it: 128 and the signal's number where one ended it."""
-        code = self.process.wait(LIMIT)
+        try:
+            code = self.process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {LIMIT} s: {self.said}") from None
         return code if code >= 0 else 128 - code
 
     @property

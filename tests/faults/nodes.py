@@ -7,9 +7,12 @@ test's process may be connected to another Ray.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
+
+_PATIENCE = 30.0  # seconds
 
 
 def main() -> None:
@@ -17,8 +20,10 @@ def main() -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     print(cluster.address, flush=True)
     for _ in sys.stdin:
+        deadline = time.monotonic() + _PATIENCE
+        while not (scorers := max(map(_scorers, nodes))) and time.monotonic() < deadline:
+            time.sleep(0.01)  # after a loss, the first new worker may be the head's
         lost = max(nodes, key=_scorers)
-        scorers = _scorers(lost)
         cluster.remove_node(lost, allow_graceful=False)
         nodes.remove(lost)
         print(scorers, flush=True)
