@@ -17,7 +17,7 @@ from faults.harness import Job, Opens, Site, half_done, parts, repeated, with_si
 
 WORKERS = len(os.sched_getaffinity(0))  # crackvae scores one shard per core at a time
 _HITS_PER_RUN = 6
-_BOOT = 1.0  # seconds in which Python starts, and knows no signal handler yet
+_BOOT = 1.0  # seconds in which Python starts
 
 
 @dataclass

@@ -163,6 +163,11 @@ class Job:
         self.process.kill()
         self.process.wait()
 
+    def catches(self, number: int) -> bool:
+        """Whether it has a handler for a signal."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
+
     def scoring_workers(self) -> list[int]:
         return scoring_workers(self.process.pid)
 

@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine; a node is lost for every line on standard input.
+"""A Ray cluster of a head and two nodes on this machine; a node is lost for every line on standard input.
 
 Prints its address, then the number of the lost node each time. A process of its own, because the
 test's process may be connected to another Ray.
@@ -16,18 +16,18 @@ _PATIENCE = 30.0  # seconds
 
 
 def main() -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})  # what scores, scores on a node
+    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
     print(cluster.address, flush=True)
     for _ in sys.stdin:
         deadline = time.monotonic() + _PATIENCE
         while not (scorers := max(map(_scorers, nodes))) and time.monotonic() < deadline:
-            time.sleep(0.01)  # after a loss, the first new worker may be the head's
+            time.sleep(0.01)
         lost = max(nodes, key=_scorers)
         cluster.remove_node(lost, allow_graceful=False)
         nodes.remove(lost)
         print(scorers, flush=True)
-        nodes.append(cluster.add_node(num_cpus=1))
+        nodes.append(cluster.add_node(num_cpus=2))
     cluster.shutdown()
 
 
