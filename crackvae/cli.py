@@ -40,6 +40,7 @@ class _Stop:
 
     Ctrl-C reaches Ray's processes too. Where they are gone before this one hears of it, it waits for
     them for ever, in C++, where no KeyboardInterrupt gets: a thread that is told by the kernel ends it.
+    One that comes in a destructor or between fork and exec is lost, and comes again.
     """
 
     def __init__(self) -> None:
@@ -57,11 +58,21 @@ class _Stop:
         raise KeyboardInterrupt
 
     def __enter__(self) -> Self:
+        sys.unraisablehook = self._lost
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = sys.__unraisablehook__
         signal.set_wakeup_fd(self._before)
         self._tell.close()
+
+    def _lost(self, lost: sys.UnraisableHookArgs) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt) or self.received is None:
+            sys.__unraisablehook__(lost)
+            return
+        again = threading.Timer(0.1, os.kill, (os.getpid(), self.received))
+        again.daemon = True
+        again.start()
 
     def _watch(self) -> None:
         while told := self._told.recv(1):

@@ -286,3 +286,26 @@ crackvae.cli.main(["index", "photos", "--out", "manifest"])
             assert process.stderr.read().splitlines()[-1].endswith("the same command goes on")
         finally:
             process.kill()
+
+
+def test_a_signal_that_a_destructor_swallows_comes_again(tmp_path):
+    loses = """
+import signal, time, crackvae.cli, crackvae.experiment
+
+class Loses:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def index(**_):
+    Loses()
+    time.sleep(60)
+
+crackvae.experiment.index = index
+crackvae.cli._PATIENCE_SECONDS = 60
+crackvae.cli.main(["index", "photos", "--out", "manifest"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", loses], capture_output=True, text=True, cwd=tmp_path, timeout=50, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr == "crackvae: interrupted; the same command goes on\n"
