@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crackvae.model.scorer import AnomalyScorer
+    from crackvae.model.anomaly import AnomalyScorer
 
 __all__ = ["AnomalyScorer", "__version__"]
 __version__ = metadata.version("crackvae")
@@ -18,7 +18,7 @@ __version__ = metadata.version("crackvae")
 
 def __getattr__(name: str) -> Any:
     if name == "AnomalyScorer":  # torch takes 1.5 s to import; `crackvae --help` does without
-        from crackvae.model.scorer import AnomalyScorer
+        from crackvae.model.anomaly import AnomalyScorer
 
         return AnomalyScorer
     raise AttributeError(f"module 'crackvae' has no attribute {name!r}")

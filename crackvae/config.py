@@ -1,6 +1,6 @@
 """The one config: frozen, typed, read from TOML, stored in every model artifact.
 
-Its defaults are the reference recipe. An unknown key or a wrong value is an error that names the
+What it leaves out follows from its recipe. An unknown key or a wrong value is an error that names the
 file, the field and the cure.
 """
 
@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crackvae.errors import ConfigError
 
@@ -19,6 +19,9 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 # Not strict about the tuple itself, which is a list in TOML and JSON.
 Channels = Annotated[tuple[Positive, Positive, Positive, Positive], Field(strict=False)]
+
+_RECIPES: dict[str, dict[str, dict[str, Any]]] = {"default": {}, "reference": {"image": {"tiling": "resize"}}}
+"""What each recipe sets otherwise than the defaults of the sections."""
 
 
 class _Section(BaseModel):
@@ -30,7 +33,12 @@ class ImageConfig(_Section):
     """How a file becomes a tile.
 
     Attributes:
-        tiling: `resize` makes one tile of an image, whatever its shape.
+        tiling: `resize` makes one tile of an image, whatever its shape; `native` covers it with
+            overlapping tiles of its own pixels; `auto` becomes one of them in training, by the
+            size of the training images. The artifact says which.
+        overlap: Share of its side that a native tile has in common with the next.
+        mm_per_pixel: Photographs are resampled to this pixel pitch before they are tiled; those
+            whose own pitch is unknown `cannot_judge`. None: each at its own pitch.
         tile_size: Side of a tile in pixels; the network halves it four times.
         min_side: Images with a shorter side are `too_small`, in pixels.
         max_megapixels: Images with more pixels are `too_large`.
@@ -39,12 +47,19 @@ class ImageConfig(_Section):
             for so long are `unreadable`. A job tries such a file twice.
     """
 
-    tiling: Literal["resize"] = "resize"
+    tiling: Literal["auto", "resize", "native"] = "auto"
+    overlap: Annotated[float, Field(ge=0.0, le=0.5)] = 0.25
+    mm_per_pixel: Annotated[float, Field(gt=0.0)] | None = None
     tile_size: Annotated[int, Field(ge=32, le=512, multiple_of=16)] = 128
     min_side: Positive = 16
     max_megapixels: Positive = 200
     max_megabytes: Positive = 500
     max_seconds: Positive = 60
+
+    @property
+    def overlap_pixels(self) -> int:
+        """What neighbouring native tiles share."""
+        return round(self.overlap * self.tile_size)
 
 
 class NetworkConfig(_Section):
@@ -69,6 +84,7 @@ class TrainingConfig(_Section):
         kl_weight: Weight of the KL term in nats per tile against the mean squared error per pixel.
         seed: Of weights, shuffling and reparameterisation.
         precision: `bf16` computes under autocast; `auto` is bf16 where the device is fast at it.
+        tiles_per_image: Native tiles taken at most of one image, at random.
     """
 
     epochs: Positive = 10
@@ -77,6 +93,7 @@ class TrainingConfig(_Section):
     kl_weight: Annotated[float, Field(ge=0.0)] = 1e-5
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    tiles_per_image: Positive = 256
 
 
 class ScoringConfig(_Section):
@@ -87,6 +104,9 @@ class ScoringConfig(_Section):
         batch_size: Tiles per pass through the network.
         precision: As in training. The artifact keeps what `auto` became when it was calibrated.
         alpha: Share of normals that may be called crack; the threshold follows from it.
+        min_judged_fraction: Photographs `cannot_judge` of which a smaller share is like the
+            training images.
+        regions: Anomalous regions kept of a photograph, at most.
         max_failed_fraction: With a larger share of failed files a job ends with exit code 4.
     """
 
@@ -94,6 +114,8 @@ class ScoringConfig(_Section):
     batch_size: Positive = 32
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     alpha: Fraction = 0.05
+    min_judged_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
+    regions: Annotated[int, Field(ge=0)] = 20
     max_failed_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
 
 
@@ -101,22 +123,31 @@ class Config(_Section):
     """Everything that decides what a model is and how it scores.
 
     Attributes:
-        recipe: The recipe whose values hold where the file is silent.
+        recipe: Whose values hold where the file is silent. `reference` makes one tile of an image.
         image: How a file becomes a tile.
         network: The ConvVAE.
         training: How it is trained.
         scoring: How tiles are scored and judged.
     """
 
-    recipe: Literal["reference"] = "reference"
+    recipe: Literal["default", "reference"] = "default"
     image: ImageConfig = ImageConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_recipe(cls, values: Any) -> Any:
+        recipe = _RECIPES.get(str(values.get("recipe")), {}) if isinstance(values, dict) else {}
+        for section, given in recipe.items():
+            if isinstance(values.get(section, {}), dict):
+                values = {**values, section: given | values.get(section, {})}
+        return values
+
     def changes(self) -> dict[str, Any]:
         """What differs from the recipe, by dotted key; empty for the recipe itself."""
-        return dict(sorted(_leaves(self).items() - _leaves(Config()).items()))
+        return dict(sorted(_leaves(self).items() - _leaves(Config(recipe=self.recipe)).items()))
 
 
 def _leaves(config: Config) -> dict[str, Any]:
@@ -124,8 +155,12 @@ def _leaves(config: Config) -> dict[str, Any]:
     return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 
-def load(path: Path) -> Config:
+def load(path: Path, recipe: str = "default") -> Config:
     """Reads a TOML file.
+
+    Args:
+        path: The file.
+        recipe: The one that holds where the file names none.
 
     Raises:
         ConfigError: The file is missing or no TOML, or a key or value in it is wrong.
@@ -138,7 +173,7 @@ def load(path: Path) -> Config:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
-    return parse(values, str(path))
+    return parse({"recipe": recipe, **values}, str(path))
 
 
 def parse(values: dict[str, Any], origin: str) -> Config:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Status(StrEnum):
@@ -21,6 +21,7 @@ class Status(StrEnum):
     CRASHED = "crashed"  # the decoder died of it, ran out of memory or came to no end; twice
     TOO_LARGE = "too_large"  # more bytes or pixels than the config allows
     TOO_SMALL = "too_small"  # too few pixels to judge
+    CANNOT_JUDGE = "cannot_judge"  # a photograph that is too unlike the training images; no failure
 
 
 class Label(StrEnum):
@@ -61,6 +62,57 @@ MANIFEST = pa.schema(
 )
 """One row per input file."""
 
+_PHOTOGRAPH = [
+    pa.field("width", pa.int32()),  # pixels, upright
+    pa.field("height", pa.int32()),
+    pa.field("taken", pa.timestamp("ms")),  # the camera's own clock
+    pa.field("utc_offset", pa.int16()),  # minutes of that clock
+    pa.field("latitude", pa.float64()),  # degrees, WGS 84
+    pa.field("longitude", pa.float64()),
+    pa.field("altitude", pa.float64()),  # metres above sea level
+    pa.field("camera", pa.string()),
+    pa.field("orientation", pa.int8()),  # EXIF, 1..8
+    pa.field("relative_altitude", pa.float32()),  # metres above the take-off
+    pa.field("gimbal_yaw", pa.float32()),  # degrees
+    pa.field("gimbal_pitch", pa.float32()),
+    pa.field("gimbal_roll", pa.float32()),
+    pa.field("mm_per_pixel", pa.float32()),  # ground sampling distance, given or from EXIF
+    pa.field("mm_per_pixel_error", pa.float32()),  # its relative error, about 95%
+    pa.field("tiles", pa.int32()),  # that were judged
+    pa.field("worst_tile", pa.float32()),  # the largest reconstruction error of one
+    pa.field("map_peak", pa.float32()),  # the largest value of the anomaly map
+    pa.field("judged_fraction", pa.float32()),  # of the area
+    pa.field("anomalous_fraction", pa.float32()),  # of the judged area, over the model's map limit
+]
+
+_REGION = [
+    pa.field("x", pa.int32()),  # box in pixels of the upright photograph
+    pa.field("y", pa.int32()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("outline", pa.list_(pa.field("element", pa.int32()))),  # x, y, x, y, ...
+    pa.field("area", pa.int32()),  # pixels
+    pa.field("peak", pa.float32()),  # of the anomaly map
+    pa.field("length", pa.float32()),  # pixels along the skeleton, null where not line-like
+    pa.field("mean_width", pa.float32()),
+    pa.field("length_mm", pa.float32()),
+    pa.field("length_mm_error", pa.float32()),  # half the interval of about 95%
+    pa.field("mean_width_mm", pa.float32()),
+    pa.field("mean_width_mm_error", pa.float32()),
+]
+
+_TILE = [
+    pa.field("x", pa.int32()),  # of its corner, in pixels of the upright photograph
+    pa.field("y", pa.int32()),
+    pa.field("reconstruction_error", pa.float32()),
+    pa.field("judged", pa.bool_()),
+]
+
+
+def _nested(name: str, fields: list[pa.Field]) -> pa.Field:
+    return pa.field(name, pa.list_(pa.field("element", pa.struct(fields))))
+
+
 PART = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -69,6 +121,9 @@ PART = pa.schema(
         pa.field("score", pa.float32()),
         pa.field("reconstruction_error", pa.float32()),
         pa.field("darkness", pa.float32()),  # the baseline: median - 1st percentile of gray level
+        *_PHOTOGRAPH,
+        _nested("regions", _REGION),
+        _nested("tile_errors", _TILE),  # on request
     ]
 )
 """What a shard's file holds: one row per file of the shard, in manifest order."""
@@ -85,8 +140,16 @@ RESULTS = pa.schema(
         pa.field("score", pa.float32()),
         pa.field("reconstruction_error", pa.float32()),
         pa.field("p_value", pa.float64()),
-        pa.field("prediction", pa.string()),  # Label, null where not scored
+        pa.field("prediction", pa.string()),  # Label, null where not scored or not judged
         pa.field("darkness", pa.float32()),
+        pa.field("p_value_is_bound", pa.bool_()),  # from tiles: too few photographs of its size were calibrated
+        *_PHOTOGRAPH,
     ]
 )
 """One row per input file, in results/ and results.csv."""
+
+_ID = pa.field("image_id", pa.string(), nullable=False)
+REGIONS = pa.schema([_ID, *_REGION])
+"""One row per anomalous region, in regions/."""
+TILES = pa.schema([_ID, *_TILE])
+"""One row per tile of a photograph, in tiles/, where they were asked for."""

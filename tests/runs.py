@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from crackvae.run import directory, finalize, judge, shards
+from crackvae.run import directory, finalize, shards
 from crackvae.run.shards import Work
 from crackvae.schema import MANIFEST, PART
 
@@ -14,7 +14,7 @@ FACTS = {"model": "m", "scoring": {"alpha": 0.05, "max_failed_fraction": 0.05}}
 MESSAGE = 'no, "quoted"\nnewline'
 
 
-def create(location, files=FILES, labelled=True, ids="{}.jpg"):
+def create(location, files=FILES, labelled=True, ids="{}.jpg", facts=None):
     rng = np.random.default_rng(0)
     rows = [
         {
@@ -26,8 +26,10 @@ def create(location, files=FILES, labelled=True, ids="{}.jpg"):
         for i in range(files)
     ]
     sets = pa.array(["internal", "external"] * (files // 2) + ["internal"] * (files % 2), pa.string())
-    calibration = judge.as_table(SCORE_n, DARKNESS_n)
-    return directory.create(str(location), pa.Table.from_pylist(rows, MANIFEST), sets, FACTS, calibration)
+    calibration = pa.table({"score": SCORE_n, "darkness": DARKNESS_n})
+    return directory.create(
+        str(location), pa.Table.from_pylist(rows, MANIFEST), sets, {**FACTS, **(facts or {})}, calibration
+    )
 
 
 def part(run, number, failed=0.03):

@@ -10,14 +10,46 @@ import pyarrow as pa
 
 from crackvae.config import ImageConfig
 from crackvae.dataset.decoder import Decoder
+from crackvae.images.appearance import FEATURES, cells, of_tiles
+from crackvae.images.ground import COARSEST
+from crackvae.images.tile import cut, resample
 from crackvae.schema import Status
 
 
-def decode_batch(files: pa.Table, image: ImageConfig) -> dict[str, Any]:
-    """Files, as for `Decoder.read`, to their `tile`; those that fail are left out."""
-    tiles_NSS, part = _decoder(image).read(files)
-    ok_N = np.asarray(part["status"].to_pylist()) == str(Status.OK)
-    return {"tile": tiles_NSS[ok_N]}
+def decode_batch(files: pa.Table, image: ImageConfig, most: int) -> dict[str, Any]:
+    """Files, as for `Decoder.photographs`, to their tiles; those that fail are left out.
+
+    Args:
+        files: A block of them.
+        image: How a file becomes tiles.
+        most: Native tiles taken of one image; which, follows from the place of the file in the block.
+
+    Returns:
+        tile; is_first, once an image; and of native tiles, feature and mm_per_pixel (NaN where
+        unknown).
+    """
+    if image.tiling != "native":
+        tiles_NSS, part = _decoder(image).read(files)
+        ok_N = np.asarray(part["status"].to_pylist()) == str(Status.OK)
+        return {"tile": tiles_NSS[ok_N], "is_first": np.ones(np.count_nonzero(ok_N), np.bool_)}
+    size = image.tile_size
+    no_tile = np.empty((0, size, size), np.uint8), np.empty((0, len(FEATURES)), np.float32)
+    columns = [(*no_tile, np.empty(0), np.empty(0, np.bool_))]
+    for index, (row, arrays) in enumerate(_decoder(image).photographs(files)):
+        own, pitch = row.get("mm_per_pixel"), image.mm_per_pixel
+        if not arrays or (pitch and not (own and own <= COARSEST * pitch)):
+            continue
+        gray_HW, chroma_hw2 = arrays
+        if own and pitch:
+            gray_HW = resample(gray_HW, own / pitch)
+        if min(gray_HW.shape) >= size:
+            tile_NSS = cut(gray_HW, size, 0)
+            feature_NF = of_tiles(cells(gray_HW, chroma_hw2), gray_HW.shape, size, 0)
+            taken = np.sort(np.random.default_rng(index).permutation(len(tile_NSS))[:most])
+            own_N = np.full(len(taken), own or np.nan)
+            columns.append((tile_NSS[taken], feature_NF[taken], own_N, np.arange(len(taken)) == 0))
+    names = ("tile", "feature", "mm_per_pixel", "is_first")
+    return {name: np.concatenate(parts) for name, parts in zip(names, zip(*columns, strict=True), strict=True)}
 
 
 @cache

@@ -14,7 +14,7 @@ import crackvae
 from crackvae import storage
 from crackvae.cluster import session, survey
 from crackvae.dataset import manifest, sources
-from crackvae.errors import ArtifactError, ExitCode, InputError
+from crackvae.errors import ArtifactError, ExitCode, InputError, UsageError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact
 from crackvae.model.backend import Backend
@@ -53,6 +53,8 @@ def score(
     label_column: str = "label",
     device: str = "auto",
     retry: Status | None = None,
+    tiles: bool = False,
+    mm_per_pixel: float | None = None,
 ) -> Outcome:
     """Scores every image of a survey; the same call again goes on where it stopped.
 
@@ -67,12 +69,14 @@ def score(
         label_column: The column of a table that holds labels.
         device: `cpu`, `cuda` or `auto`.
         retry: Files of a scored run that are to be tried once more, by their status.
+        tiles: Whether the run keeps the error of every tile of a photograph.
+        mm_per_pixel: Ground sampling distance of all photographs; by default that of their EXIF.
 
     Raises:
         InputError: A source or the model cannot be used.
         RefusedError: The directory holds another run, or another process works on it.
     """
-    facts = {
+    facts: dict[str, Any] = {
         "command": "score",
         "sources": [[storage.to_uri(place), _table_hash(place)] for place in locations],
         "labels": [[*normal], [*crack], label_column],
@@ -86,6 +90,10 @@ def score(
             log.warning("metrics will include images of the splits train and val; `crackvae evaluate` leaves them out")
         return table, pa.nulls(table.num_rows, pa.string())
 
+    if mm_per_pixel:
+        facts["given"] = {"mm_per_pixel": mm_per_pixel, "mm_per_pixel_error": 0.0}
+    if tiles:
+        facts["tables"] = [finalize.TILES_DIRECTORY]
     return _job(model, out, facts, plan, device, retry)
 
 
@@ -121,6 +129,11 @@ def _job(
     if loaded.calibration is None:
         raise ArtifactError(f"{model}: is not calibrated; train it again to its end")
     rules = loaded.config.scoring
+    if loaded.photographs is not None:
+        tables = [finalize.RESULTS_DIRECTORY, finalize.REGIONS_DIRECTORY, *facts.get("tables", [])]
+        facts = {**facts, "tables": tables}
+    elif {"tables", "given"} & set(facts):
+        raise UsageError(f"{model}: was trained on whole images; tiles and millimetres need tiling 'native'")
     facts = {
         **facts,
         "model": loaded.fingerprint,
@@ -166,7 +179,7 @@ def _begin(
     out: str, planned: tuple[pa.Table, pa.Array], facts: Mapping[str, Any], model: str, loaded: Artifact, device: str
 ) -> Run:
     assert loaded.calibration is not None
-    calibration = judge.as_table(loaded.calibration.score_N, loaded.calibration.darkness_N)
+    calibration = loaded.calibration.as_table().drop_columns("image_id")
     with session.session():
         computed_on = _backend(loaded, device)
         run = directory.create(out, *planned, {**facts, "backend": computed_on.as_dict()}, calibration)

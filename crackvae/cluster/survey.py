@@ -28,10 +28,10 @@ from crackvae.dataset.decoder import Decoder
 from crackvae.errors import CrackvaeError, InputError, RefusedError
 from crackvae.model import artifact, backend
 from crackvae.model.backend import Backend
-from crackvae.run import directory, shards
+from crackvae.run import directory, finalize, shards
 from crackvae.run.directory import Run
 from crackvae.run.shards import Work
-from crackvae.schema import Status
+from crackvae.schema import PART, Status
 from crackvae.terminal import Advance, log, progress
 
 Batch = dict[str, Any]
@@ -104,10 +104,15 @@ def _score_shards(
     rows = [asdict(item) for item in work]
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pool = session.worker_pool(len(rows))
-    if not on_gpu if fused is None else fused:
+    scorers = (
+        session.worker_pool(min(len(rows), session.gpus()) if session.is_local() else len(rows)) if on_gpu else pool
+    )
+    if artifact.load(model).photographs is not None:
+        # One worker from file to commit, GPU or not: a shard's photographs would fill Ray's object store.
+        dataset = stage(dataset, _ScorePhotographs, scorers, num_cpus=int(not on_gpu), num_gpus=int(on_gpu))
+    elif not on_gpu if fused is None else fused:
         dataset = stage(dataset, _ReadAndScore, pool, num_cpus=1)
     else:
-        scorers = session.worker_pool(min(len(rows), session.gpus()) if session.is_local() else len(rows))
         dataset = stage(dataset, _Read, pool, num_cpus=1)
         dataset = stage(dataset, _Score, scorers, num_cpus=0, num_gpus=int(on_gpu))
     for row in dataset.iter_rows():
@@ -125,24 +130,30 @@ class _Read:
     def __call__(self, batch: Batch) -> Batch:
         work = _work(batch)
         files = self._run.plan.shard(work.shard)
-        if work.attempt:
-            tiles_NSS, part = self._try_again(work, files)
-        else:
-            tiles_NSS, part = self._decoder.read(files)
+        before, again_N = _again(self._run, work)
+        tiles_NSS = np.zeros((len(files), self._size, self._size), np.uint8)
+        tiles_NSS[again_N], read = self._decoder.read(files.filter(again_N))
+        part = _merged(before, again_N, read)
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, part.schema) as stream:
             stream.write_table(part)
         return {**batch, "tiles": [tiles_NSS.tobytes()], "part": [sink.getvalue()]}
 
-    def _try_again(self, work: Work, files: pa.Table) -> tuple[NDArray[np.uint8], pa.Table]:
-        """Reads the files of one status; all others keep their rows, and their tiles stay empty."""
-        before = shards.read_part(self._run, work.shard, range(work.attempt)).table
-        again_N = pc.equal(before["status"], str(self._run.retries[work.attempt - 1])).to_numpy()
-        tiles_NSS = np.zeros((len(files), self._size, self._size), np.uint8)
-        tiles_NSS[again_N], read = self._decoder.read(files.filter(again_N))
-        row_N = np.arange(len(files))
-        row_N[again_N] = len(files) + np.arange(len(read))
-        return tiles_NSS, pa.concat_tables([before, read]).take(row_N)
+
+def _again(run: Run, work: Work) -> tuple[pa.Table, NDArray[np.bool_]]:
+    """The newest rows of a shard, and which of them a retry scores again; without rows, all."""
+    if not work.attempt:
+        files = run.plan.shard(work.shard).num_rows
+        return PART.empty_table(), np.ones(files, np.bool_)
+    before = shards.read_part(run, work.shard, range(work.attempt)).table
+    return before, pc.equal(before["status"], str(run.retries[work.attempt - 1])).to_numpy()
+
+
+def _merged(before: pa.Table, again_N: NDArray[np.bool_], read: pa.Table) -> pa.Table:
+    """The rows of before, with those that were read again in their places."""
+    row_N = np.arange(len(again_N))
+    row_N[again_N] = before.num_rows + np.arange(len(read))
+    return pa.concat_tables([before, read]).take(row_N)
 
 
 class _Score:
@@ -162,7 +173,7 @@ class _Score:
 
     def __call__(self, batch: Batch) -> Batch:
         if self._refused:
-            raise RefusedError(f"{self._run}: a node has other hardware or versions than the run; make the nodes equal")
+            raise _other_node(self._run)
         part = pa.ipc.open_stream(batch["part"][0]).read_all()
         tiles_NSS = np.frombuffer(batch["tiles"][0], np.uint8).reshape(-1, self._size, self._size)
         # What an earlier attempt scored keeps its score; what failed has none.
@@ -171,12 +182,38 @@ class _Score:
         for name in ("score", "reconstruction_error"):
             column = pc.if_else(new_N, error_N, part[name])
             part = part.set_column(part.schema.get_field_index(name), name, column)
-        try:
-            shards.write_part(self._run, self._identity, _work(batch), part)
-        except OSError as error:  # on the way to the driver, Ray would put its advice in the file's place
-            reason = error.strerror or error
-            raise InputError(f"{self._run}: {reason}; what is finished is kept, run the same command again") from error
-        return {"files": [part.num_rows]}
+        return _commit(self._run, self._identity, _work(batch), part)
+
+
+class _ScorePhotographs:
+    """Reads, decodes, scores and commits a shard of photographs, one after the other."""
+
+    def __init__(self, run: str, identity: str, model: str, computed_on: Backend) -> None:
+        import cv2
+        import torch
+
+        from crackvae.model.photograph import PhotoScorer
+
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        loaded = artifact.load(model)
+        self._run, self._identity = directory.read_header(run), identity
+        self._refused = backend.resolve(computed_on.device, computed_on.precision) != computed_on
+        self._decoder = Decoder(loaded.config.image)
+        self._given = self._run.facts.get("given", {})
+        keep_tiles = finalize.TILES_DIRECTORY in finalize.tables(self._run)
+        self._scorer = PhotoScorer(loaded, computed_on.device, computed_on.precision, keep_tiles=keep_tiles)
+
+    def __call__(self, batch: Batch) -> Batch:
+        if self._refused:
+            raise _other_node(self._run.location)
+        work = _work(batch)
+        before, again_N = _again(self._run, work)
+        files = self._run.plan.shard(work.shard).filter(again_N)
+        read = self._decoder.photographs(files)
+        rows = [self._scorer.complete(row | self._given if arrays else row, arrays) for row, arrays in read]
+        part = _merged(before, again_N, pa.Table.from_pylist(rows, PART))
+        return _commit(self._run.location, self._identity, work, part)
 
 
 class _ReadAndScore:
@@ -187,6 +224,19 @@ class _ReadAndScore:
 
     def __call__(self, batch: Batch) -> Batch:
         return self._score(self._read(batch))
+
+
+def _other_node(run: str) -> RefusedError:
+    return RefusedError(f"{run}: a node has other hardware or versions than the run; make the nodes equal")
+
+
+def _commit(run: str, identity: str, work: Work, part: pa.Table) -> Batch:
+    try:
+        shards.write_part(run, identity, work, part)
+    except OSError as error:  # on the way to the driver, Ray would put its advice in the file's place
+        reason = error.strerror or error
+        raise InputError(f"{run}: {reason}; what is finished is kept, run the same command again") from error
+    return {"files": [part.num_rows]}
 
 
 def _work(batch: Batch) -> Work:

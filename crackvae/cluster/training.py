@@ -6,9 +6,11 @@ import json
 import platform
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,19 +29,26 @@ from crackvae.cluster import loop, session, survey
 from crackvae.cluster.decoding import decode_batch
 from crackvae.config import Config
 from crackvae.dataset import manifest
+from crackvae.dataset.decoder import Decoder
 from crackvae.errors import CrackvaeError, InputError, RefusedError, TooManyFailedError, UsageError
 from crackvae.model import artifact
-from crackvae.model.artifact import Artifact, Calibration
+from crackvae.model.artifact import Artifact, Calibration, Photographs
 from crackvae.model.backend import Backend
+from crackvae.model.scorer import TileScorer
 from crackvae.run import directory, shards
 from crackvae.schema import Label, Split, Status
-from crackvae.statistics import calibration
+from crackvae.statistics import calibration, domain
+from crackvae.statistics.calibration import Normals
 from crackvae.terminal import log, progress
 
 WORK = ".training"  # below the model's directory; gone when the model is complete
 FACTS = "training.json"
 UNCALIBRATED = "uncalibrated"
-_BLOCK_ROWS = 512  # tiles per block: 8 MB at 128x128
+_BLOCK_ROWS = 512  # files per block: 8 MB of 128x128, where each is one tile
+_BLOCK_BYTES = 2**24  # of them: two photographs
+_SIZED = 64  # training images whose size decides on the tiling
+_NATIVE_TILES = 4.0  # sides: larger images lose their hairline cracks when they are resized to a tile
+_TAIL_TILES = 4096  # of the training images, for the tail of their errors
 
 
 def train(
@@ -75,6 +84,7 @@ def train(
         raise InputError(f"{manifest_location}: no normal has split 'train'; run `crackvae split`")
     # Fails now, not after training, where alpha asks for more calibration normals.
     calibration.threshold(np.zeros(val_rows.num_rows), config.scoring.alpha)
+    config = _decide_tiling(config, train_rows)
     base = artifact.load(start_from) if start_from else None
     if base and (base.config.network, base.config.image) != (config.network, config.image):
         raise InputError(f"{start_from}: has another network or tile; give the same [network] and [image] by --config")
@@ -93,11 +103,13 @@ def train(
     with session.session():
         computed_on = survey.resolve_backend(device, config.training.precision)
         workers = workers or (session.gpus() if computed_on.device == "cuda" else 1)
-        trained, failed = _fit(train_rows, val_rows, out, config, workers, base, computed_on)
+        tiles, failed = _tiles(train_rows, config)
+        val_tiles, val_failed = _tiles(val_rows, config)
+        trained = _fit(tiles, val_tiles, out, config, workers, base, computed_on)
         provenance = {
             **facts,
             "train_normals": train_rows.num_rows,
-            "failed_images": failed,
+            "failed_images": failed + val_failed,
             "workers": workers,
             "trained_on": computed_on.as_dict(),
             "machine": f"{platform.machine()}, {session.cores()} cores",
@@ -105,6 +117,8 @@ def train(
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         model = Artifact(config, trained.weights, None, trained.history, provenance)
+        if config.image.tiling == "native":
+            model = replace(model, photographs=_learn_photographs(model, tiles))
         model = calibrate(model, val_rows, storage.join(out, WORK), device)
     artifact.save(model, out)
     storage.remove(storage.join(out, WORK))
@@ -127,7 +141,7 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     scoring = model.config.scoring.model_copy(update={"precision": computed_on.precision})
     config = model.config.model_copy(update={"scoring": scoring})
     uncalibrated = storage.join(work, UNCALIBRATED)
-    artifact.save(Artifact(config, model.weights, None, [], {}), uncalibrated)
+    artifact.save(replace(model, config=config, history=[], provenance={}), uncalibrated)
     facts = {
         "model": artifact.load(uncalibrated).fingerprint,
         "backend": computed_on.as_dict(),
@@ -140,10 +154,19 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     survey.score(run, shards.missing(run)[0], uncalibrated, computed_on)
     parts = pa.concat_tables([part.table for part in shards.read_parts(run, range(run.plan.shards))])
     scored = parts.filter(pc.equal(parts["status"], str(Status.OK)))
-    kept = Calibration(scored["image_id"].to_pylist(), scored["score"].to_numpy(), scored["darkness"].to_numpy())
-    calibration.threshold(kept.score_N, scoring.alpha)
+    score_n = scored["score"].to_numpy()
+    normals = Normals.of_single_tiles(score_n)
+    if model.photographs is not None:
+        normals = Normals(score_n, scored["worst_tile"].to_numpy(), scored["tiles"].to_numpy())
+    calibration.threshold(score_n, scoring.alpha)
+    kept = Calibration(scored["image_id"].to_pylist(), scored["darkness"].to_numpy(), normals)
+    photographs = model.photographs
+    if photographs is not None:
+        photographs = replace(
+            photographs, map_limit=calibration.threshold(scored["map_peak"].to_numpy(), scoring.alpha)
+        )
     provenance = {**model.provenance, "calibrated_on": computed_on.as_dict()}
-    return Artifact(config, model.weights, kept, model.history, provenance)
+    return replace(model, config=config, calibration=kept, provenance=provenance, photographs=photographs)
 
 
 def _normals(table: pa.Table, split: Split) -> pa.Table:
@@ -186,17 +209,39 @@ def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) ->
         raise RefusedError(f"{out}: is of another training: {'; '.join(differs)}; give a new --out")
 
 
+def _decide_tiling(config: Config, rows: pa.Table) -> Config:
+    """Makes `auto` native where most training images are much larger than a tile."""
+    if config.image.tiling != "auto":
+        return config
+    image = config.image.model_copy(update={"tiling": "resize"})
+    chosen = rows.take(np.linspace(0, len(rows) - 1, min(_SIZED, len(rows))).astype(np.int64))
+    with Decoder(image) as decoder:
+        read = decoder.read(chosen)[1]
+    side = pc.approximate_median(pc.min_element_wise(read["width"], read["height"])).as_py() or 0
+    tiling = "native" if side >= _NATIVE_TILES * image.tile_size else "resize"
+    log.info("tiling %s: half of the training images have %d pixels or more a side", tiling, side)
+    return config.model_copy(update={"image": image.model_copy(update={"tiling": tiling})})
+
+
+def _learn_photographs(model: Artifact, tiles: ray.data.Dataset) -> Photographs:
+    """What photographs are judged by, from the training tiles, so that the calibration ones stay unseen."""
+    known = tiles.select_columns(["feature", "mm_per_pixel"]).to_pandas()
+    pitch = known["mm_per_pixel"].max()
+    learnt = domain.fit(np.stack(known["feature"].to_list()), None if np.isnan(pitch) else float(pitch))
+    sample_NSS = np.asarray(tiles.take_batch(_TAIL_TILES)["tile"], np.uint8)
+    error_N = TileScorer(model, "cpu", "fp32").score(sample_NSS)
+    return Photographs(learnt, calibration.size_exponent(error_N))
+
+
 def _fit(
-    train_rows: pa.Table,
-    val_rows: pa.Table,
+    tiles: ray.data.Dataset,
+    val_tiles: ray.data.Dataset,
     out: str,
     config: Config,
     workers: int,
     base: Artifact | None,
     computed_on: Backend,
-) -> tuple[loop.Checkpoint, int]:
-    tiles, failed = _tiles(train_rows, config)
-    val_tiles, val_failed = _tiles(val_rows, config)
+) -> loop.Checkpoint:
     on_gpu = computed_on.device == "cuda"
     if on_gpu and session.is_local() and workers > session.gpus():
         raise UsageError(f"--workers {workers}: this machine has {session.gpus()} GPUs; ask for no more")
@@ -227,20 +272,24 @@ def _fit(
     result = _watch(trainer, queue, config.training.epochs, tiles.count())
     if result.checkpoint is None:
         raise CrackvaeError(f"{out}: training left no checkpoint; run the same command again")
-    return loop.read_checkpoint(result.checkpoint), failed + val_failed
+    return loop.read_checkpoint(result.checkpoint)
 
 
 def _tiles(rows: pa.Table, config: Config) -> tuple[ray.data.Dataset, int]:
     """Decodes and shuffles images, once: the tiles stay in Ray's object store between epochs."""
     files = rows.select(["uri", "size", "content_hash"])
-    blocks = [files.slice(start, _BLOCK_ROWS) for start in range(0, len(files), _BLOCK_ROWS)]
+    held_N = np.cumsum(files["size"].fill_null(0).to_numpy()) // _BLOCK_BYTES
+    block_N = np.maximum.accumulate(held_N + np.arange(len(files)) // _BLOCK_ROWS)
+    edges = [0, *(np.flatnonzero(np.diff(block_N)) + 1), len(files)]
+    blocks = [files.slice(start, stop - start) for start, stop in pairwise(edges)]
+    decode = partial(decode_batch, image=config.image, most=config.training.tiles_per_image)
     decoded = (
         ray.data.from_arrow(blocks)
-        .map_batches(partial(decode_batch, image=config.image), batch_size=None, batch_format="pyarrow", num_cpus=1)
+        .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=1)
         .random_shuffle(seed=config.training.seed)
         .materialize()
     )
-    missing = len(files) - decoded.count()
+    missing = len(files) - int(decoded.sum("is_first") or 0)
     if missing > config.scoring.max_failed_fraction * len(files):
         raise TooManyFailedError(
             f"{missing:,} of {len(files):,} training images cannot be read; `crackvae split` says which"

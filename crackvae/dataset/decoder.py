@@ -1,4 +1,4 @@
-"""Files to tiles in a process of its own: a file that ends a decoder ends nothing else.
+"""Files to pixels in a process of its own: a file that ends a decoder ends nothing else.
 
 A decoder is C code that meets bytes from anywhere. It may crash, ask for any amount of memory, or
 never come to an end. The child answers file by file, so that the file at which it died or overran
@@ -11,6 +11,7 @@ nothing is ever unpickled. A file costs 0.1 ms more than it does in this process
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -36,12 +38,12 @@ _START_SECONDS = 60  # it takes a third of a second
 _GRACE_SECONDS = 5  # to a decoder that is stuck asleep: its own alarm ends it before we do
 _EXIT_SECONDS = 5  # a process in an uninterruptible read heeds not even SIGKILL
 _IDLE_SECONDS = 0.05  # of CPU, while it waits; a read that S3 does not answer takes 0.02
-_ANSWER_BYTES = 2**16  # at most, besides the tile
+_ANSWER_BYTES = 2**16  # at most, besides the pixels
 _NONSENSE = "the decoder's answer makes no sense"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _Process = subprocess.Popen[bytes]
-_Row = dict[str, Any]
+Row = dict[str, Any]
 
 
 class _Child(NamedTuple):
@@ -65,15 +67,36 @@ class Decoder:
         self._child: _Child | None = None
 
     def read(self, files: pa.Table) -> tuple[NDArray[np.uint8], pa.Table]:
-        """Reads and decodes files.
+        """Reads and decodes files, each to one tile.
+
+        Args:
+            files: As for `photographs`.
+
+        Returns:
+            tiles_NSS with zeros in the place of a file that failed, and a table of `schema.PART`
+            without scores.
+
+        Raises:
+            CrackvaeError, UnavailableError: As by `photographs`.
+        """
+        tiles_NSS = np.zeros((files.num_rows, self._image.tile_size, self._image.tile_size), np.uint8)
+        rows = []
+        for tile_SS, (row, arrays) in zip(tiles_NSS, self.photographs(files), strict=True):
+            rows.append(row)
+            if arrays:
+                tile_SS[:] = arrays[0]
+        return tiles_NSS, pa.Table.from_pylist(rows, PART)
+
+    def photographs(self, files: pa.Table) -> Iterator[tuple[Row, list[Gray]]]:
+        """Reads and decodes files, one ahead of the caller.
 
         Args:
             files: Column uri, and where there are any: image_id, and size and content_hash, by
                 which a file that has changed since it was listed is `unreadable`.
 
-        Returns:
-            tiles_NSS with zeros in the place of a file that failed, and a table of `schema.PART`
-            without scores; image_id is the URI where `files` has none.
+        Yields:
+            Of each file, columns of `schema.PART` and what `tiles.pixels` makes of it; nothing of
+            one that failed. image_id is the URI where `files` has none.
 
         Raises:
             CrackvaeError: The child does not start.
@@ -82,15 +105,13 @@ class Decoder:
         names, unknown = set(files.column_names), [None] * files.num_rows
         size, content_hash = (files[c].to_pylist() if c in names else unknown for c in ("size", "content_hash"))
         wanted = list(zip(files["uri"].to_pylist(), size, content_hash, strict=True))
-        tiles_NSS = np.zeros((len(wanted), self._image.tile_size, self._image.tile_size), np.uint8)
+        image_id = files["image_id" if "image_id" in names else "uri"].to_pylist()
         try:
-            rows = self._rows(wanted, tiles_NSS)
+            for name, (row, arrays) in zip(image_id, self._rows(wanted), strict=True):
+                yield {"image_id": name, **row}, arrays
         except BaseException:  # interrupted, it would answer the next list with the rest of this one
             self.close()
             raise
-        image_id = files["image_id" if "image_id" in names else "uri"].to_pylist()
-        named = [{"image_id": name, **row} for name, row in zip(image_id, rows, strict=True)]
-        return tiles_NSS, pa.Table.from_pylist(named, PART)
 
     def close(self) -> None:
         """Ends the child, at once. The next `read` starts another."""
@@ -108,25 +129,23 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _rows(self, wanted: Sequence[File], tiles_NSS: NDArray[np.uint8]) -> list[_Row]:
-        rows: list[_Row] = []
+    def _rows(self, wanted: Sequence[File]) -> Iterator[tuple[Row, list[Gray]]]:
+        done = 0
         is_second = False
-        while len(rows) < len(wanted):
+        while done < len(wanted):
             try:
-                for row, tile_SS in self._answers(wanted[len(rows) :]):
-                    if tile_SS is not None:
-                        tiles_NSS[len(rows)] = tile_SS
-                    rows.append(row)
-                    is_second = False
+                for answer in self._answers(wanted[done:]):
+                    done, is_second = done + 1, False
+                    yield answer
             except ImageError as error:
                 self.close()
                 if is_second:
-                    rows.append({"status": str(error.status), "message": error.message})
+                    done += 1
+                    yield {"status": str(error.status), "message": error.message}, []
                 is_second = not is_second
-        return rows
 
-    def _answers(self, wanted: Sequence[File]) -> Iterator[tuple[_Row, Gray | None]]:
-        """Row and tile of each file; ImageError at the one that ended the child."""
+    def _answers(self, wanted: Sequence[File]) -> Iterator[tuple[Row, list[Gray]]]:
+        """Row and pixels of each file; ImageError at the one that ended the child."""
         if self._child is not None and self._child.process.poll() is not None:  # it was killed while idle
             self.close()
         if self._child is None:
@@ -135,7 +154,7 @@ class Decoder:
         with suppress(OSError):  # it has just died: the missing answer will say so
             send(channel, json.dumps(wanted).encode())
         for _ in wanted:
-            yield _checked(_answer(process, channel, self._image), self._image.tile_size)
+            yield _checked(_answer(process, channel, self._image), self._image)
 
 
 def _start(image: ImageConfig) -> _Child:
@@ -166,13 +185,14 @@ def _start(image: ImageConfig) -> _Child:
     raise CrackvaeError(f"the decoder does not start: {reason}; see standard error, in Ray the worker's log")
 
 
-def _answer(process: _Process, channel: socket.socket, image: ImageConfig) -> bytes:
+def _answer(process: _Process, channel: socket.socket, image: ImageConfig) -> bytearray:
     """The next answer. A read may take as long as it is at work, as in a large .tar.gz."""
+    most = _ANSWER_BYTES + (image.max_megapixels * 1_100_000 if image.tiling == "native" else image.tile_size**2)
     try:
         worked = _cpu_seconds(process)
         while True:
             try:
-                return receive(channel, _ANSWER_BYTES + image.tile_size**2)
+                return receive(channel, most)
             except TimeoutError:
                 before, worked = worked, _cpu_seconds(process)
                 if worked - before < _IDLE_SECONDS:
@@ -199,16 +219,15 @@ def _ending(process: _Process, image: ImageConfig) -> str:
     return "the decoder was ended by " + next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
 
 
-def _checked(answer: bytes, side: int) -> tuple[_Row, Gray | None]:
-    header, _, tile = answer.partition(b"\n")
+def _checked(answer: bytearray, image: ImageConfig) -> tuple[Row, list[Gray]]:
     try:
-        row = json.loads(header)
+        end = answer.find(b"\n")
+        row = json.loads(answer if end < 0 else answer[:end])
         if "unavailable" in row:
             raise UnavailableError(" ".join(row["unavailable"].split()))
         status = Status(row["status"])
         if status == Status.OK:
-            tile_SS = np.frombuffer(tile, np.uint8).reshape(side, side)
-            return {"status": str(status), "darkness": float(row["darkness"])}, tile_SS
+            return _typed(row), _arrays(memoryview(answer)[end + 1 :], row, image)
         message = row["message"].encode(errors="backslashreplace").decode()
     except UnavailableError:
         raise
@@ -216,4 +235,24 @@ def _checked(answer: bytes, side: int) -> tuple[_Row, Gray | None]:
         raise ImageError(Status.CRASHED, _NONSENSE) from None
     if status == Status.CRASHED:
         raise ImageError(status, message)
-    return {"status": str(status), "message": message}, None
+    return {"status": str(status), "message": message}, []
+
+
+def _typed(row: Row) -> Row:
+    """The columns of `schema.PART` in it, as they will be written."""
+    row = {field.name: row[field.name] for field in PART if row.get(field.name) is not None}
+    if not {"darkness", "width", "height"} <= row.keys():
+        raise ValueError(row)
+    if "taken" in row:
+        row["taken"] = datetime.fromisoformat(row["taken"])
+    return {**row, **pa.RecordBatch.from_pylist([row], pa.schema([PART.field(name) for name in row])).to_pylist()[0]}
+
+
+def _arrays(data: memoryview, row: Row, image: ImageConfig) -> list[Gray]:
+    if image.tiling != "native":
+        side = image.tile_size
+        return [np.frombuffer(data, np.uint8).reshape(side, side)]
+    gray, (height, width, _) = row["shapes"]
+    size = math.prod(gray)
+    gray_HW = np.frombuffer(data[:size], np.uint8).reshape(row["height"], row["width"])
+    return [gray_HW, np.frombuffer(data[size:], np.uint8).reshape(height, width, 2)]

@@ -1,6 +1,6 @@
 """The child of a `decoder.Decoder`: ``python -m crackvae.dataset.decoder_process SOCKET LIFELINE``.
 
-It answers each file of a list with a line of JSON and, where the file is ok, its gray levels.
+It answers each file of a list with a line of JSON and, where the file is ok, its pixels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import cv2
 
 from crackvae.config import ImageConfig
 from crackvae.dataset.sources import Reader
-from crackvae.dataset.tiles import read_tile
+from crackvae.dataset.tiles import describe, pixels, read_image
 from crackvae.errors import ImageError, UnavailableError
 from crackvae.schema import Status
 
@@ -34,7 +34,7 @@ def send(channel: socket.socket, message: bytes) -> None:
     channel.sendall(len(message).to_bytes(4, "big") + message)
 
 
-def receive(channel: socket.socket, most: int) -> bytes:
+def receive(channel: socket.socket, most: int) -> bytearray:
     """Waits for a message.
 
     Raises:
@@ -47,13 +47,14 @@ def receive(channel: socket.socket, most: int) -> bytes:
     return _take(channel, size)
 
 
-def _take(channel: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = channel.recv(size - len(data))
-        if not part:
+def _take(channel: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    left = memoryview(data)
+    while left:
+        received = channel.recv_into(left)
+        if not received:
             raise EOFError
-        data += part
+        left = left[received:]
     return data
 
 
@@ -105,7 +106,8 @@ def _limit_memory(image: ImageConfig) -> int:
 
 def _answer(file: File, reader: Reader, image: ImageConfig, memory: int) -> bytes:
     try:
-        tile_SS, darkness = read_tile(reader, image, *file, on_read=lambda: signal.alarm(image.max_seconds))
+        decoded = read_image(reader, image, *file, on_read=lambda: signal.alarm(image.max_seconds))
+        header, arrays = describe(decoded), pixels(decoded, image)
     except UnavailableError as error:
         return json.dumps({"unavailable": str(error)}).encode()
     except Exception as error:
@@ -116,7 +118,8 @@ def _answer(file: File, reader: Reader, image: ImageConfig, memory: int) -> byte
         return json.dumps({"status": error.status, "message": error.message}).encode()
     finally:
         signal.alarm(0)
-    return json.dumps({"status": Status.OK, "darkness": darkness}).encode() + b"\n" + tile_SS.tobytes()
+    header |= {"status": Status.OK, "shapes": [array.shape for array in arrays]}
+    return json.dumps(header, default=str).encode() + b"\n" + b"".join(array.tobytes() for array in arrays)
 
 
 if __name__ == "__main__":

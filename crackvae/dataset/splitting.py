@@ -21,7 +21,7 @@ from crackvae.dataset.leakage import Leakage
 from crackvae.dataset.sources import Reader
 from crackvae.dataset.tiles import hash_content
 from crackvae.errors import ImageError, InputError
-from crackvae.images.decode import decode_gray
+from crackvae.images.decode import decode
 from crackvae.schema import MANIFEST, Status
 from crackvae.terminal import progress
 
@@ -100,7 +100,7 @@ def _read(
             try:
                 data = local.reader.read(uris[row], limits.max_megabytes * 10**6)
                 hashes[row] = hash_content(data)
-                gray_HW = decode_gray(data, min_side=limits.min_side, max_megapixels=limits.max_megapixels)
+                gray_HW = decode(data, min_side=limits.min_side, max_megapixels=limits.max_megapixels).gray_HW
                 vector_ND[row] = twins.thumbnail_vector(gray_HW)
             except ImageError as error:
                 statuses[row] = error.status

@@ -1,19 +1,22 @@
-"""One listed file to its tile. Jobs do it in a process of its own: `decoder.Decoder`."""
+"""One listed file to its pixels. Jobs do it in a process of its own: `decoder.Decoder`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from hashlib import blake2b
+from typing import Any
 
 from crackvae.config import ImageConfig
 from crackvae.dataset.sources import Reader
 from crackvae.errors import ImageError
-from crackvae.images.decode import Gray
-from crackvae.images.tile import prepare
+from crackvae.images import ground
+from crackvae.images.decode import Decoded, Gray, decode
+from crackvae.images.tile import darkness, to_tile
 from crackvae.schema import Status
 
 
-def read_tile(
+def read_image(
     reader: Reader,
     image: ImageConfig,
     uri: str,
@@ -21,8 +24,8 @@ def read_tile(
     content_hash: str | None = None,
     *,
     on_read: Callable[[], object] = lambda: None,
-) -> tuple[Gray, float]:
-    """Reads and decodes a file.
+) -> Decoded:
+    """Reads and decodes a file; in color where it is to be covered by native tiles.
 
     Args:
         reader: Keeps archives open between calls.
@@ -33,7 +36,7 @@ def read_tile(
         on_read: Called between reading and decoding.
 
     Returns:
-        tile_SS and darkness.
+        As by `decode`.
 
     Raises:
         ImageError: The file cannot be scored, or it is not the file that was listed.
@@ -44,7 +47,25 @@ def read_tile(
     if content_hash and hash_content(data) != content_hash:
         raise ImageError(Status.UNREADABLE, "changed since it was listed: other content")
     on_read()
-    return prepare(data, image)
+    color = image.tiling == "native"
+    return decode(data, min_side=image.min_side, max_megapixels=image.max_megapixels, color=color)
+
+
+def describe(decoded: Decoded) -> dict[str, Any]:
+    """What the file tells: columns of `schema.PART`."""
+    height, width = decoded.gray_HW.shape
+    columns = asdict(decoded.metadata)
+    pitch = ground.sampling_distance(decoded.metadata, width, height)
+    if pitch:
+        columns |= {"mm_per_pixel": pitch.mm_per_pixel, "mm_per_pixel_error": pitch.relative_error}
+    return {"darkness": darkness(decoded.gray_HW), "width": width, "height": height, **columns}
+
+
+def pixels(decoded: Decoded, image: ImageConfig) -> list[Gray]:
+    """What is scored: the image as one tile_SS, or gray_HW and chroma_hw2 at native resolution."""
+    if decoded.chroma_hw2 is None:
+        return [to_tile(decoded.gray_HW, image.tile_size)]
+    return [decoded.gray_HW, decoded.chroma_hw2]
 
 
 def hash_content(data: bytes) -> str:

@@ -4,26 +4,34 @@ Pillow reads the header and whatever is not a JPEG. The pixels of a JPEG come fr
 by simplejpeg, whose `strict` refuses truncated and damaged files, which OpenCV, and Pillow in part,
 silently fill with gray. With header, checks, resizing and the darkness baseline it reads METU at 1.3
 times the rate of Pillow's convert and resize alone (benchmarks/speed.py, one core of an AMD EPYC).
+
+HEIF, which telephones write, comes from libheif by pillow-heif, which lets it paint missing tiles black.
+So missing bytes are looked for here; damage inside of compressed data may still come out as pixels.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+import pillow_heif
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from crackvae.errors import ImageError
+from crackvae.images.exif import Metadata, read_metadata
 from crackvae.schema import Status
 
 Gray = NDArray[np.uint8]
+_Pixels = tuple[Gray, Gray | None]
 
 # The limit on pixels is the config's; Pillow's own would end files of 179 megapixels and more.
 Image.MAX_IMAGE_PIXELS = None
@@ -31,7 +39,9 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # What a source may hold. Others would be surprises: for PostScript, Pillow starts Ghostscript.
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "HEIF")
+# In one thread, as all decoders are here; thumbnails, depths and the like are other images.
+pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 _ORIENTATION = 0x0112  # EXIF tag
 # Of TIFF 6.0.
 _PAGE_KIND, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 254, 258, 259, 262, 284, 339
@@ -46,20 +56,35 @@ _LOST_PIXELS = re.compile(
 )
 _END = b"\xff\xd9"
 _MAX_SCANS = 100  # of a progressive JPEG; cameras write about 10. 1,000 of 16 megapixels in 94 kB take 30 s
-_HEIF = b"ftyp"  # at byte 4; what telephones write unless told otherwise
+_CHROMA_PIXELS = 8  # a side: JPEG keeps no color finer than 2, and a surface has it by the square metre
+_HEIF = b"ftyp"  # at byte 4
+_TAIL = 64  # bytes
+_TIFF = re.compile(rb"II\*\0|MM\0\*")  # EXIF does end in zeros
 _OBJECT = re.compile(r"\s*<[^<>]* at 0x[0-9a-f]+>")  # an address differs in every process
 
 
-def decode_gray(data: bytes, *, min_side: int, max_megapixels: float) -> Gray:
-    """Decodes the first frame of an image, upright.
+class Decoded(NamedTuple):
+    """The first frame of an image, upright.
+
+    Attributes:
+        gray_HW: Luma (ITU-R BT.601) in 0..255; 16-bit gray is scaled, transparency is ignored.
+        chroma_hw2: Cb and Cr, means of 8x8 pixels; None where it was not asked for.
+        metadata: When, where and with what it was taken.
+    """
+
+    gray_HW: Gray
+    chroma_hw2: Gray | None
+    metadata: Metadata
+
+
+def decode(data: bytes, *, min_side: int, max_megapixels: float, color: bool = False) -> Decoded:
+    """Decodes an image, once.
 
     Args:
         data: The bytes of the file.
         min_side: Smallest side that can be judged, in pixels.
         max_megapixels: Largest image that is decoded.
-
-    Returns:
-        gray_HW: Luma (ITU-R BT.601) in 0..255; 16-bit gray is scaled, transparency is ignored.
+        color: Whether chroma is wanted.
 
     Raises:
         ImageError: `undecodable`, `too_small`, `too_large`, or `crashed` where memory ran out.
@@ -69,9 +94,11 @@ def decode_gray(data: bytes, *, min_side: int, max_megapixels: float) -> Gray:
             _check_size(image.size, min_side, max_megapixels)
             if image.format == "TIFF":
                 _check_tiff(data, image, max_megapixels)
-            gray_HW = _jpeg(data, image) if image.format in {"JPEG", "MPO"} else None
-            if gray_HW is None:
-                gray_HW = _any(image)
+            if image.format == "HEIF":
+                _check_heif(data)
+            metadata = read_metadata(image)  # before the pixels: loading a TIFF closes it
+            pixels = _jpeg(data, image, color) if image.format in {"JPEG", "MPO"} else None
+            gray_HW, chroma_hw2 = pixels or _any(image, color)
             orientation = _orientation(image)  # after the pixels: loading a TIFF turns it upright
     except ImageError:
         raise
@@ -79,10 +106,11 @@ def decode_gray(data: bytes, *, min_side: int, max_megapixels: float) -> Gray:
         reason = _OBJECT.sub("", str(error)) or type(error).__name__
         if isinstance(error, MemoryError) or "out of memory" in reason:  # so says Pillow of OpenJPEG
             raise ImageError(Status.CRASHED, "out of memory") from error
-        if data[4:8] == _HEIF:
-            reason = "HEIF is not decoded; convert it to JPEG"
+        if data[4:8] == _HEIF and isinstance(error, UnidentifiedImageError):
+            reason = "HEIF that is damaged or not of HEVC; convert it to JPEG"
         raise ImageError(Status.UNDECODABLE, reason) from error
-    return _upright(gray_HW, orientation)
+    chroma_hw2 = None if chroma_hw2 is None else _upright(chroma_hw2, orientation)
+    return Decoded(_upright(gray_HW, orientation), chroma_hw2, metadata)
 
 
 def _check_size(size: tuple[int, int], min_side: int, max_megapixels: float) -> None:
@@ -94,13 +122,15 @@ def _check_size(size: tuple[int, int], min_side: int, max_megapixels: float) -> 
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "HEIF":
+        return 1  # libheif has turned it, by a property of the file that EXIF only repeats
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged metadata does not make the pixels wrong
         return 1
 
 
-def _jpeg(data: bytes, image: Image.Image) -> Gray | None:
+def _jpeg(data: bytes, image: Image.Image, color: bool) -> _Pixels | None:
     """The fast path; None where Pillow has to decide."""
     sequential = "progressive" not in image.info
     if not sequential:
@@ -108,8 +138,13 @@ def _jpeg(data: bytes, image: Image.Image) -> Gray | None:
     if image.mode not in {"L", "RGB"}:
         _strict(data, "CMYK", sequential)  # only checked: Pillow knows which of them Adobe has inverted
         return None
-    pixels_HWC = _strict(data, "GRAY", sequential)
-    return None if pixels_HWC is None else np.asarray(pixels_HWC[:, :, 0], np.uint8)
+    in_color = color and image.mode == "RGB"
+    pixels_HWC = _strict(data, "RGB" if in_color else "GRAY", sequential)
+    if pixels_HWC is None:
+        return None
+    if in_color:
+        return _luma_and_chroma(pixels_HWC)
+    return np.asarray(pixels_HWC[:, :, 0], np.uint8), _no_color(pixels_HWC.shape) if color else None
 
 
 def _strict(data: bytes, colorspace: str, sequential: bool) -> NDArray[np.uint8] | None:
@@ -171,23 +206,99 @@ def _check_deflated(stripe: bytes, max_megapixels: float) -> None:
         raise ImageError(Status.UNDECODABLE, "compressed data is truncated")
 
 
-def _any(image: Image.Image) -> Gray:
+def _check_heif(data: bytes) -> None:
+    """Refuses what was cut short, or cut and filled up again: no compressed image ends in equal bytes."""
+    for start, size in _extents(data):
+        tail = data[start : start + size][-_TAIL:]
+        filled = len(tail) == _TAIL == tail.count(tail[:1]) and not _TIFF.search(data, start, start + 16)
+        if filled or start + size > len(data):
+            raise ImageError(Status.UNDECODABLE, "compressed data is truncated")
+
+
+def _extents(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where the images and metadata of a HEIF file lie: start and size (ISO/IEC 14496-12, 8.11.3)."""
+    place = _box(data, _box(data, 0, b"meta") + 4, b"iloc")
+    version, stream = data[place], io.BytesIO(data)
+    stream.seek(place + 4)
+
+    def number(size: int) -> int:
+        return int.from_bytes(stream.read(size), "big")
+
+    widths, wide = number(2), 4 if version == 2 else 2
+    offset_width, size_width, base_width, index_width = (widths >> shift & 15 for shift in (12, 8, 4, 0))
+    for _ in range(number(wide)):
+        number(wide)  # a name
+        in_file = version == 0 or number(2) & 15 == 0
+        number(2)  # another file
+        base = number(base_width)
+        for _ in range(number(2)):
+            number(index_width if version else 0)
+            start, size = base + number(offset_width), number(size_width)
+            if in_file:
+                yield start, size
+
+
+def _box(data: bytes, start: int, wanted: bytes) -> int:
+    """Where the first box of a kind has its contents, of those that follow each other from `start` (4.2)."""
+    while True:
+        size, kind, long_size = struct.unpack_from(">I4sQ", data, start)
+        if kind == wanted:
+            return start + 8
+        start += max(8, long_size if size == 1 else size)
+
+
+def _any(image: Image.Image, color: bool) -> _Pixels:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         level_HW = np.asarray(image)  # 16-bit gray; of a PGM, scaled to it
         if image.format == "TIFF":
             tags = image.tag_v2  # type: ignore[attr-defined]
             level_HW = level_HW << 4 | level_HW >> 8 if tags[_BITS] == (12,) else level_HW
             level_HW = level_HW if tags.get(_PHOTOMETRIC) else ~level_HW  # 0: white is zero
-        return (level_HW // 257).astype(np.uint8)
+        if image.format == "HEIF":
+            level_HW = level_HW | level_HW >> image.info["bit_depth"]  # 10 or 12 bits, shifted to 16
+        return (level_HW // 257).astype(np.uint8), _no_color(level_HW.shape) if color else None
     if image.mode in {"I", "F"}:
         raise ImageError(Status.UNDECODABLE, "32-bit pixels have no known range")
-    return np.asarray(image.convert("L"))
+    if not color:
+        return np.asarray(image.convert("L")), None
+    return _luma_and_chroma(np.asarray(image.convert("RGB")))
+
+
+def _luma_and_chroma(rgb_HW3: NDArray[np.uint8]) -> _Pixels:
+    gray_HW = np.asarray(cv2.cvtColor(rgb_HW3, cv2.COLOR_RGB2GRAY), np.uint8)
+    height, width = (max(1, length // _CHROMA_PIXELS) for length in gray_HW.shape)
+    small_hw3 = cv2.resize(rgb_HW3, (width, height), interpolation=cv2.INTER_AREA)
+    return gray_HW, np.ascontiguousarray(cv2.cvtColor(small_hw3, cv2.COLOR_RGB2YCrCb)[:, :, :0:-1])
+
+
+def of_array(pixels: NDArray[np.uint8], *, color: bool) -> _Pixels:
+    """Gray levels and, if wanted, chroma of an image in memory.
+
+    Args:
+        pixels: gray_HW or rgb_HW3.
+        color: Whether chroma is wanted.
+
+    Raises:
+        ImageError: It is something else.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim not in {2, 3} or pixels.shape[2:] not in {(), (3,)}:
+        what = f"{pixels.dtype} {pixels.shape}"
+        raise ImageError(Status.UNDECODABLE, f"an array must be uint8 of shape (H, W) or (H, W, 3), not {what}")
+    if pixels.ndim == 2:
+        return pixels, _no_color(pixels.shape) if color else None
+    gray_HW, chroma_hw2 = _luma_and_chroma(pixels)
+    return gray_HW, chroma_hw2 if color else None
+
+
+def _no_color(shape: tuple[int, ...]) -> Gray:
+    height, width = (max(1, length // _CHROMA_PIXELS) for length in shape[:2])
+    return np.full((height, width, 2), 128, np.uint8)
 
 
 def _upright(gray_HW: Gray, orientation: int) -> Gray:
     """Undoes the EXIF orientation 1..8 (CIPA DC-008, tag 0x0112)."""
     if orientation in {5, 6, 7, 8}:
-        gray_HW = gray_HW.T
+        gray_HW = gray_HW.swapaxes(0, 1)
     if orientation in {2, 3, 6, 7}:
         gray_HW = gray_HW[:, ::-1]
     if orientation in {3, 4, 7, 8}:

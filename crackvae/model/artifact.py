@@ -4,7 +4,8 @@
 
     artifact.json         config, provenance, and the SHA-256 of each other file; written last
     weights.safetensors   the network
-    calibration.parquet   the scores of the calibration normals; absent before calibration
+    calibration.parquet   what the calibration normals scored; absent before calibration
+    photographs.json      how photographs of many tiles are judged; absent where an image is one tile
     history.json          one record per epoch
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +32,14 @@ from crackvae.config import Config
 from crackvae.errors import ArtifactError
 from crackvae.model.network import ConvVAE
 from crackvae.schema import SCHEMA_VERSION
+from crackvae.statistics.calibration import Normals
+from crackvae.statistics.domain import Domain
 
 FORMAT = "crackvae model"
 INDEX = "artifact.json"
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.parquet"
+PHOTOGRAPHS = "photographs.json"
 HISTORY = "history.json"
 
 
@@ -44,13 +49,41 @@ class Calibration:
 
     Attributes:
         image_id: Of each.
-        score_N: float32; p-values and threshold follow from it.
         darkness_N: float32; the baseline's threshold follows from it.
+        normals: float32 and int32; p-values and threshold follow from it.
     """
 
     image_id: list[str]
-    score_N: NDArray[np.float32]
     darkness_N: NDArray[np.float32]
+    normals: Normals
+
+    def as_table(self) -> pa.Table:
+        """For Parquet, in the artifact and in each of its runs."""
+        return pa.table(
+            {
+                "image_id": pa.array(self.image_id, pa.string()),
+                "score": pa.array(self.normals.score_n, pa.float32()),
+                "darkness": pa.array(self.darkness_N, pa.float32()),
+                "worst_tile": pa.array(self.normals.worst_tile_n, pa.float32()),
+                "tiles": pa.array(self.normals.tiles_n, pa.int32()),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """How photographs of many tiles are judged.
+
+    Attributes:
+        domain: Which tiles are like those of the training images.
+        size_exponent: xi; the score of a photograph of m tiles is its worst tile's error / m^xi.
+        map_limit: The value of the anomaly map that a share alpha of the calibration normals exceeds
+            somewhere; infinite before calibration.
+    """
+
+    domain: Domain
+    size_exponent: float
+    map_limit: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -64,6 +97,7 @@ class Artifact:
         history: One record per epoch: epoch, mse, kl, val_mse, images, images_per_second, seconds.
         provenance: Data fingerprint, counts, versions, machine, date.
         fingerprint: SHA-256 of artifact.json, and so of every file.
+        photographs: None where an image is one tile.
     """
 
     config: Config
@@ -72,6 +106,7 @@ class Artifact:
     history: list[dict[str, float]]
     provenance: dict[str, Any]
     fingerprint: str = ""
+    photographs: Photographs | None = None
 
     def network(self) -> ConvVAE:
         """Builds the network and loads its weights, in evaluation mode.
@@ -101,6 +136,8 @@ def save(artifact: Artifact, location: str) -> None:
     }
     if artifact.calibration is not None:
         files[CALIBRATION] = _calibration_bytes(artifact.calibration)
+    if artifact.photographs is not None:
+        files[PHOTOGRAPHS] = _photographs_bytes(artifact.photographs)
     for name, data in files.items():
         storage.write_bytes(storage.join(location, name), data)
     index: dict[str, Any] = {
@@ -138,10 +175,11 @@ def load(location: str) -> Artifact:
         weights = safetensors.torch.load(files[WEIGHTS])
         history = json.loads(files[HISTORY])
         calibration = _read_calibration(files[CALIBRATION]) if CALIBRATION in files else None
-    except (KeyError, ValueError, SafetensorError, pa.ArrowException) as error:
+        photographs = _read_photographs(files[PHOTOGRAPHS]) if PHOTOGRAPHS in files else None
+    except (KeyError, TypeError, ValueError, SafetensorError, pa.ArrowException) as error:
         raise ArtifactError(f"{location}: is damaged: {error}") from error
     fingerprint = hashlib.sha256(data).hexdigest()
-    return Artifact(config, weights, calibration, history, index["provenance"], fingerprint)
+    return Artifact(config, weights, calibration, history, index["provenance"], fingerprint, photographs)
 
 
 def _read_index(location: str) -> tuple[bytes, dict[str, Any]]:
@@ -166,7 +204,7 @@ def _read_index(location: str) -> tuple[bytes, dict[str, Any]]:
 
 def _read_file(location: str, name: str, sha: str) -> bytes:
     path = storage.join(location, name)
-    if name not in (WEIGHTS, CALIBRATION, HISTORY):
+    if name not in (WEIGHTS, CALIBRATION, PHOTOGRAPHS, HISTORY):
         raise ArtifactError(f"{path}: is no part of a crackvae model")
     try:
         data = storage.read_bytes(path)
@@ -179,23 +217,40 @@ def _read_file(location: str, name: str, sha: str) -> bytes:
 
 def _calibration_bytes(calibration: Calibration) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(
-        pa.table(
-            {
-                "image_id": calibration.image_id,
-                "score": calibration.score_N,
-                "darkness": calibration.darkness_N,
-            }
-        ),
-        buffer,
-    )
+    pq.write_table(calibration.as_table(), buffer)
     return buffer.getvalue()
 
 
 def _read_calibration(data: bytes) -> Calibration:
     table = pq.read_table(io.BytesIO(data))
-    return Calibration(
-        table["image_id"].to_pylist(),
-        table["score"].to_numpy(),
-        table["darkness"].to_numpy(),
+    score_n = table["score"].to_numpy()
+    if "tiles" in table.column_names:
+        normals = Normals(score_n, table["worst_tile"].to_numpy(), table["tiles"].to_numpy())
+    else:  # of an older crackvae: every image was one tile
+        normals = Normals.of_single_tiles(score_n)
+    return Calibration(table["image_id"].to_pylist(), table["darkness"].to_numpy(), normals)
+
+
+def _photographs_bytes(photographs: Photographs) -> bytes:
+    domain = photographs.domain
+    content = {
+        "mean": domain.mean_F.tolist(),
+        "precision": domain.precision_FF.tolist(),
+        "limit": domain.limit,
+        "coarsest": domain.coarsest,
+        "size_exponent": photographs.size_exponent,
+        "map_limit": photographs.map_limit if math.isfinite(photographs.map_limit) else None,
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def _read_photographs(data: bytes) -> Photographs:
+    content = json.loads(data)
+    domain = Domain(
+        np.asarray(content["mean"], np.float64),
+        np.asarray(content["precision"], np.float64),
+        content["limit"],
+        content["coarsest"],
     )
+    map_limit = content["map_limit"]
+    return Photographs(domain, content["size_exponent"], math.inf if map_limit is None else map_limit)

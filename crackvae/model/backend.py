@@ -12,7 +12,7 @@ import torch
 from crackvae.errors import UsageError
 
 Precision = Literal["fp32", "bf16"]
-_LIBRARIES = ("torch", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
+_LIBRARIES = ("torch", "numpy", "opencv-python-headless", "pillow", "pillow-heif", "simplejpeg", "scikit-image")
 
 
 @dataclass(frozen=True)

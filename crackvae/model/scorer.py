@@ -1,27 +1,16 @@
-"""Scoring: tiles to anomaly maps and scores, with no Ray in sight."""
+"""Scoring tiles, with no Ray in sight."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from crackvae import storage
-from crackvae.dataset.sources import Reader
-from crackvae.dataset.tiles import read_tile
-from crackvae.errors import ArtifactError, ImageError
-from crackvae.images.decode import Gray
-from crackvae.images.tile import darkness, to_tile
-from crackvae.model import artifact, backend
+from crackvae.model import backend
 from crackvae.model.artifact import Artifact
 from crackvae.model.network import normalise
-from crackvae.schema import Label, Status
-from crackvae.statistics import calibration
 
 
 class TileScorer:
@@ -73,94 +62,3 @@ class TileScorer:
             with backend.autocast(self._device.type, self._precision):
                 x_hat_B1HW = self._network.reconstruct(x_B1HW)
             yield start, x_B1HW, x_hat_B1HW.float()
-
-
-class AnomalyScorer:
-    """Scores images in one process: the same numbers as a scoring job, to 1e-5 relative.
-
-    Example:
-        >>> from crackvae import AnomalyScorer
-        >>> AnomalyScorer.load("model").score(["bridge.jpg"])  # doctest: +SKIP
-
-    Args:
-        model: A calibrated model.
-        device: `cpu`, `cuda` or `auto`.
-
-    Raises:
-        ArtifactError: The model is not calibrated.
-    """
-
-    def __init__(self, model: Artifact, device: str = "auto") -> None:
-        if model.calibration is None:
-            raise ArtifactError("the model is not calibrated; `crackvae train` does it at its end")
-        self.config = model.config
-        self.calibration = model.calibration
-        self.threshold = calibration.threshold(model.calibration.score_N, model.config.scoring.alpha)
-        self.backend = backend.resolve(device, model.config.scoring.precision)
-        self.tiles = TileScorer(model, self.backend.device, self.backend.precision)
-
-    @classmethod
-    def load(cls, model: str | os.PathLike[str], device: str = "auto") -> AnomalyScorer:
-        """Reads a model artifact.
-
-        Args:
-            model: Its directory, a path or a URI.
-            device: `cpu`, `cuda` or `auto`.
-
-        Raises:
-            ArtifactError: There is no usable model.
-        """
-        return cls(artifact.load(os.fspath(model)), device)
-
-    def score(self, images: Iterable[str | Path | Gray]) -> pd.DataFrame:
-        """Scores images one by one file, each in its own row.
-
-        Args:
-            images: Paths or URIs, or arrays: gray_HW (uint8) of any size.
-
-        Returns:
-            One row per image, in order: status, message, score, reconstruction_error, p_value,
-            prediction, darkness. An image that cannot be scored has a status and a message.
-        """
-        size = self.config.image.tile_size
-        tiles, rows = [], []
-        with Reader() as reader:
-            for image in images:
-                row: dict[str, object] = {"status": Status.OK.value, "message": None}
-                tile = np.zeros((size, size), np.uint8)
-                try:
-                    tile, row["darkness"] = self._prepare(image, reader)
-                except ImageError as error:
-                    row["status"], row["message"] = error.status.value, error.message
-                tiles.append(tile)
-                rows.append(row)
-        columns = [
-            "status",
-            "message",
-            "score",
-            "reconstruction_error",
-            "p_value",
-            "prediction",
-            "darkness",
-        ]
-        frame = pd.DataFrame(rows, columns=columns)
-        if not rows:
-            return frame
-        score_N = self.tiles.score(np.stack(tiles)).astype(np.float64)
-        score_N[frame["status"] != Status.OK] = np.nan
-        frame["score"] = frame["reconstruction_error"] = score_N
-        frame["p_value"] = calibration.p_values(score_N, self.calibration.score_N)
-        crack_N = calibration.is_anomalous(score_N, self.threshold)
-        frame["prediction"] = np.where(crack_N, Label.CRACK.value, Label.NORMAL.value)
-        frame.loc[frame["status"] != Status.OK, "prediction"] = None
-        return frame
-
-    def _prepare(self, image: str | Path | Gray, reader: Reader) -> tuple[Gray, float]:
-        if isinstance(image, np.ndarray):
-            if image.ndim != 2 or image.dtype != np.uint8 or min(image.shape) < self.config.image.min_side:
-                raise ImageError(
-                    Status.UNDECODABLE,
-                    f"an array must be gray_HW uint8, not {image.dtype} {image.shape}",
-                )
-            return to_tile(image, self.config.image.tile_size), darkness(image)
-        return read_tile(reader, self.config.image, storage.to_uri(os.fspath(image)))

@@ -1,4 +1,4 @@
-"""The pictures of a finished run, as PNG files in its figures/.
+"""The pictures of a finished run, in its figures/.
 
 ::
 
@@ -8,6 +8,7 @@
     {true,false}_{positives,negatives}.png            galleries of what is labelled
     findings.png                                      gallery of what is not labelled
     reconstructions.png                               original, reconstruction, error
+    photographs/*.jpg                                 instead of galleries, where images are photographs
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 LAST = "training.png"  # written last: with it the pictures are complete
 
 _COLUMNS = ["image_id", "uri", "label", "set", "score", "p_value", "prediction", "darkness"]
+_OF_PHOTOGRAPHS = ["mm_per_pixel", "mm_per_pixel_error", "p_value_is_bound"]
 _STYLE: dict[RcKeyType, Any] = {
     "font.size": 10,
     "figure.titlesize": 12,
@@ -50,7 +52,7 @@ def draw(run_location: str, model_location: str) -> list[str]:
         model_location: The model artifact that scored it.
 
     Returns:
-        Locations of the PNG files.
+        Locations of the files.
 
     Raises:
         InputError: The run is not finished, or another model scored it.
@@ -65,24 +67,29 @@ def draw(run_location: str, model_location: str) -> list[str]:
 
     import matplotlib as mpl  # takes a second, which only pictures are worth
 
-    from crackvae.report import curves, galleries
+    from crackvae.report import curves, galleries, photographs
 
     metrics = summary.read(run_location)
-    results = finalize.read_results(run_location, _COLUMNS)
+    results = finalize.read_results(run_location, _COLUMNS + (_OF_PHOTOGRAPHS if model.photographs else []))
     scored = results.filter(pc.is_valid(results["score"]))
     with mpl.rc_context(_STYLE):
         figures = {}
         if scored.num_rows:
             figures["scores"] = curves.scores(scored, metrics["threshold"])
-            figures |= galleries.draw(scored, model, metrics["threshold"]["value"])
+            if model.photographs is None:
+                figures |= galleries.draw(scored, model, metrics["threshold"]["value"])
         sets = [metrics["sets"][name] for name in tables.reported_sets(metrics)]
         if any(card["roc_auc"]["value"] is not None for card in sets):
             figures["roc"] = curves.roc(scored, metrics)
         figures["training"] = curves.training(model.history)
         images = {f"{name}.png": _png(figure) for name, figure in figures.items()}
+    if model.photographs is not None and scored.num_rows:
+        regions = finalize.read_table(run_location, finalize.REGIONS_DIRECTORY)
+        drawn = photographs.draw(scored, regions, model, seed=int(run.identity[:8], 16))
+        images = {f"photographs/{name}": data for name, data in drawn} | images
     folder = run.path(directory.FIGURES)
     for name, data in images.items():
-        storage.write_bytes(storage.join(folder, name), data)
+        storage.write_bytes(storage.join(folder, *name.split("/")), data)
     return [storage.join(folder, name) for name in images]
 
 

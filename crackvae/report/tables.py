@@ -90,6 +90,9 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
             f"{counts['predicted'][Label.CRACK]:,} flagged as crack "
             f"({metrics['flagged_fraction']:.1%}) at alpha {threshold['alpha']:g}"
         )
+    bounds = metrics.get("p_values_that_are_bounds")
+    if bounds:
+        lines.append(f"{bounds:,} p-values are upper bounds: too few calibration images are as large")
     source = "set by hand, beside" if threshold.get("set_by") == "value" else "from"
     normals = f"{threshold['calibration_normals']:,} calibration normals"
     lines.append(f"threshold {threshold['value']:.4g}, {source} {normals}")

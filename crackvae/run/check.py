@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crackvae import storage
 from crackvae.errors import CrackvaeError, RefusedError
 from crackvae.run import directory, finalize, judge, shards, summary
 from crackvae.run.directory import Run
 from crackvae.run.summary import Summary
-from crackvae.schema import RESULTS
 
 
 @dataclass
@@ -76,9 +75,8 @@ def _altered(run: Run) -> Iterator[str]:
         return
     if identity != run.identity:
         yield f"{directory.SUCCESS}: is of another run"
-    folder = storage.join(run.location, finalize.RESULTS_DIRECTORY)
-    results = [f"{finalize.RESULTS_DIRECTORY}/{name}" for name in sorted(storage.list_files(folder))]
-    for name in sorted({*finalize.success_files(results), *hashes}):
+    found = [f"{folder}/{name}" for folder in finalize.tables(run) for name in storage.list_files(run.path(folder))]
+    for name in sorted({*finalize.success_files(found), *hashes}):
         try:
             sha = storage.sha256(storage.join(run.location, *name.split("/")))
         except OSError:
@@ -96,39 +94,35 @@ def _not_derived(run: Run) -> Iterator[str]:
         decides = judge.load(run)
     except RefusedError:  # of an older crackvae
         return
-    total = Summary()
-    found, row, line = _row_groups(run), 0, 1
-    table_differs = csv_differs = ""
+    total, line = Summary(), 1
+    names = finalize.tables(run)
+    found = {name: finalize.read_blocks(run.location, name) for name in names}
+    rows = Counter[str]()
+    differs: dict[str, str] = {}  # the first difference of each file or folder
+
+    def note(name: str, difference: str) -> None:
+        if difference:
+            differs.setdefault(name, difference)
+
     with storage.open_input(run.path(finalize.CSV)) as csv:
-        for block in chain([RESULTS.empty_table()], finalize.judged(run, decides)):
-            data = finalize.csv_bytes(block, header=line == 1)
-            csv_differs = csv_differs or _first_difference(data, csv.read(len(data)), line)
+        empty = {finalize.RESULTS_DIRECTORY: finalize.results_schema(run).empty_table()}
+        for block in chain([empty], finalize.judged(run, decides)):
+            results = block[finalize.RESULTS_DIRECTORY]
+            data = finalize.csv_bytes(results, header=line == 1)
+            note(finalize.CSV, _first_difference(data, csv.read(len(data)), line))
             line += data.count(b"\n")
-            if block.num_rows:
-                total.add(block)
-                table_differs = table_differs or _first_row(block, next(found, None), row)
-                row += block.num_rows
-        if csv.read(1):
-            csv_differs = csv_differs or f"goes on after line {line - 1}"
-    if next(found, None) is not None:
-        table_differs = table_differs or f"goes on after row {row}"
-    if table_differs:
-        yield f"{finalize.RESULTS_DIRECTORY}/: {table_differs}"
-    if csv_differs:
-        yield f"{finalize.CSV}: {csv_differs}"
+            total.add(results)
+            for name, table in block.items():
+                if table.num_rows:
+                    note(f"{name}/", _first_row(table, next(found[name], None), rows[name]))
+                    rows[name] += table.num_rows
+        note(finalize.CSV, f"goes on after line {line - 1}" if csv.read(1) else "")
+    for name in names:
+        note(f"{name}/", f"goes on after row {rows[name]}" if next(found[name], None) is not None else "")
+    yield from (f"{name}: {difference}" for name, difference in differs.items())
     counts = total.as_dict(decides)["counts"]
     if summary.read(run.location).get("counts") != counts:
         yield f"{summary.METRICS}: its counts are not those of the shards"
-
-
-def _row_groups(run: Run) -> Iterator[pa.Table]:
-    """What results/ holds, in the blocks in which it was written."""
-    folder = storage.join(run.location, finalize.RESULTS_DIRECTORY)
-    for name in sorted(storage.list_files(folder)):
-        with storage.open_input(storage.join(folder, name)) as stream:
-            file = pq.ParquetFile(stream)
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
 
 
 def _first_row(expected: pa.Table, found: pa.Table | None, start: int) -> str:

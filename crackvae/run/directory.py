@@ -8,7 +8,8 @@
     parts/00000/...       one file per finished shard and attempt
     retries.json          the statuses that were tried again, one per attempt; absent before the first
     threshold.json        the threshold that `crackvae threshold` set; absent before
-    results/, results.csv, metrics.json, figures/, _SUCCESS      written at the end
+    results/, regions/, tiles/, results.csv, metrics.json, _SUCCESS      written at the end
+    figures/, positions.*, structures.csv                                made of them
 """
 
 from __future__ import annotations
@@ -38,11 +39,15 @@ PLAN = "manifest.parquet"
 CALIBRATION = "calibration.parquet"
 RETRIES = "retries.json"
 FIGURES = "figures"
+POSITIONS, POSITIONS_GEOJSON = "positions.parquet", "positions.geojson"
+STRUCTURES = "structures.csv"
+DERIVED = (FIGURES, POSITIONS, POSITIONS_GEOJSON, STRUCTURES)
+"""Made of the results: a new finalize removes them."""
 SUCCESS = "_SUCCESS"
 LOCK = ".lock"
 
 SHARD_FILES = 256
-SHARD_BYTES = 2 * 2**30
+SHARD_BYTES = 128 * 2**20  # some 16 photographs of 20 megapixels, which take a core five minutes
 _OF_THE_RUN = ("manifest", "calibration", "schema_version")  # facts that are not the caller's
 _GROUP_SHARDS = 16  # per row group of the manifest: a worker reads one for the shard it needs
 
@@ -114,13 +119,13 @@ class Run:
 
 
 def assign_shards(size_N: Sequence[int | None]) -> NDArray[np.int32]:
-    """Numbers the shards of a manifest: neighbours, up to 256 files or 2 GiB, whichever is first.
+    """Numbers the shards of a manifest: neighbours, up to 256 files or 128 MiB, whichever is first.
 
     Args:
         size_N: Bytes of each file, in manifest order; None where unknown.
 
     Returns:
-        shard_N, not decreasing, without gaps. A file over 2 GiB has a shard of its own.
+        shard_N, not decreasing, without gaps. A larger file has a shard of its own.
     """
     shard_N = np.empty(len(size_N), np.int32)
     shard, files, held = 0, 0, 0
@@ -146,7 +151,7 @@ def create(
         table: The manifest.
         sets: The evaluation set of each row, or nulls.
         facts: What decides the results besides the files below, by name; it must fit in JSON.
-        calibration: Columns score and darkness of the calibration normals; without it, the run
+        calibration: What the calibration normals scored, as for `judge.load`; without it, the run
             can be scored and not be judged.
 
     Raises:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import chain, count, islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -21,11 +21,14 @@ from crackvae.run.directory import Run
 from crackvae.run.judge import Judge
 from crackvae.run.shards import Part
 from crackvae.run.summary import Summary
-from crackvae.schema import RESULTS, Label, Status
-from crackvae.statistics import calibration
+from crackvae.schema import REGIONS, RESULTS, TILES, Status
 
-RESULTS_DIRECTORY = "results"
+RESULTS_DIRECTORY, REGIONS_DIRECTORY, TILES_DIRECTORY = "results", "regions", "tiles"
 CSV = "results.csv"
+
+_TABLES = {RESULTS_DIRECTORY: RESULTS, REGIONS_DIRECTORY: REGIONS, TILES_DIRECTORY: TILES}
+_NESTED = {REGIONS_DIRECTORY: "regions", TILES_DIRECTORY: "tile_errors"}  # the column of a part that a table is made of
+_COLUMNS = {1: 12, 2: 12}  # of RESULTS, in runs of older schemas
 
 _BLOCK_SHARDS = 256  # held in memory, and a row group of results/
 _FILE_BLOCKS = 16  # per file of results/: some million rows
@@ -33,11 +36,10 @@ _FILE_BLOCKS = 16  # per file of results/: some million rows
 # A spreadsheet runs a cell that begins so as a formula (OWASP, "CSV Injection"). The apostrophe
 # itself is in the list so that taking one away always gives back what was there.
 _FORMULA = r"^[=+\-@\t\r\n'|%]"
-_TEXT = ("image_id", "uri", "message", "group")
 
 
 def finalize(run: Run) -> dict[str, Any]:
-    """Writes results/, results.csv, metrics.json and, last, _SUCCESS, in memory that does not grow.
+    """Writes results/, regions/, results.csv, metrics.json and, last, _SUCCESS, in memory that does not grow.
 
     Returns:
         What metrics.json holds.
@@ -48,25 +50,29 @@ def finalize(run: Run) -> dict[str, Any]:
     """
     decides = judge.load(run)
     storage.remove(run.path(directory.SUCCESS))
-    for outdated in (RESULTS_DIRECTORY, directory.FIGURES):
+    for outdated in (*_TABLES, *directory.DERIVED):
         storage.remove(run.path(outdated))
     total, written = Summary(), []
     blocks = judged(run, decides)
     with storage.writing(run.path(CSV)) as csv:
-        csv.write(csv_bytes(RESULTS.empty_table(), header=True))
+        csv.write(csv_bytes(results_schema(run).empty_table(), header=True))
         for number in count():
             first = next(blocks, None)
             if first is None:
                 break
-            written.append(f"{RESULTS_DIRECTORY}/results-{number:05d}.parquet")
-            with (
-                storage.writing(results_file(run, number)) as stream,
-                pq.ParquetWriter(stream, RESULTS, compression="zstd") as writer,
-            ):
+            with ExitStack() as streams:
+                writers = {}
+                for name in first:
+                    written.append(table_file(name, number))
+                    stream = streams.enter_context(storage.writing(run.path(written[-1])))
+                    writer = pq.ParquetWriter(stream, first[name].schema, compression="zstd")
+                    writers[name] = streams.enter_context(writer)
                 for block in chain([first], islice(blocks, _FILE_BLOCKS - 1)):
-                    writer.write_table(block)
-                    csv.write(csv_bytes(block))
-                    total.add(block)
+                    for name, table in block.items():
+                        if table.num_rows:
+                            writers[name].write_table(table)
+                    csv.write(csv_bytes(block[RESULTS_DIRECTORY]))
+                    total.add(block[RESULTS_DIRECTORY])
     content = total.as_dict(decides)
     text = json.dumps(content, indent=1, allow_nan=False)
     storage.write_bytes(run.path(summary.METRICS), text.encode())
@@ -81,23 +87,44 @@ def success_files(results: Iterable[str]) -> list[str]:
     return [CSV, summary.METRICS, *results]
 
 
-def results_file(run: Run, number: int) -> str:
-    """Where a file of results/ lies."""
-    return storage.join(run.location, RESULTS_DIRECTORY, f"results-{number:05d}.parquet")
+def table_file(name: str, number: int) -> str:
+    """The path of a file of results/, regions/ or tiles/ in the run directory."""
+    return f"{name}/{name}-{number:05d}.parquet"
 
 
 def read_results(location: str, columns: list[str] | None = None) -> pa.Table:
     """The results of a finished run as one table, in manifest order."""
-    folder = storage.join(location, RESULTS_DIRECTORY)
-    tables = []
-    for name in sorted(storage.list_files(folder)):
-        with storage.open_input(storage.join(folder, name)) as stream:
-            tables.append(pq.read_table(stream, columns=columns))
-    return pa.concat_tables(tables)
+    return read_table(location, RESULTS_DIRECTORY, columns)
 
 
-def judged(run: Run, decides: Judge) -> Iterator[pa.Table]:
-    """The results that follow from the shards' files, block by block in manifest order.
+def read_table(location: str, name: str, columns: list[str] | None = None) -> pa.Table:
+    """What results/, regions/ or tiles/ of a finished run holds; no rows where it has none."""
+    empty = _TABLES[name].empty_table().select(columns or _TABLES[name].names)
+    return pa.concat_tables(list(read_blocks(location, name, columns)) or [empty])
+
+
+def read_blocks(location: str, name: str = RESULTS_DIRECTORY, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The same in the blocks in which it was written, in memory that does not grow with the survey."""
+    folder = storage.join(location, name)
+    for file_name in sorted(storage.list_files(folder)):
+        with storage.open_input(storage.join(folder, file_name)) as stream:
+            file = pq.ParquetFile(stream)
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns)
+
+
+def results_schema(run: Run) -> pa.Schema:
+    """The columns of its results."""
+    return pa.schema(list(RESULTS)[: _COLUMNS.get(run.version)])
+
+
+def tables(run: Run) -> list[str]:
+    """The folders of tables that the run ends with."""
+    return list(run.facts.get("tables", [RESULTS_DIRECTORY]))
+
+
+def judged(run: Run, decides: Judge) -> Iterator[dict[str, pa.Table]]:
+    """The tables that follow from the shards' files, block by block in manifest order.
 
     Raises:
         InputError: A shard's file is missing or not what it should be.
@@ -106,27 +133,30 @@ def judged(run: Run, decides: Judge) -> Iterator[pa.Table]:
     rows = 0
     parts = shards.read_parts(run, range(run.plan.shards))
     while block := [_judge_part(run, decides, part) for part in islice(parts, _BLOCK_SHARDS)]:
-        table = pa.concat_tables(block).combine_chunks()
-        rows += table.num_rows
-        yield table
+        made = {name: pa.concat_tables([part[name] for part in block]).combine_chunks() for name in tables(run)}
+        rows += made[RESULTS_DIRECTORY].num_rows
+        yield made
     if rows != run.plan.rows:
         raise CrackvaeError(f"{run.location}: {rows} rows for {run.plan.rows} files; please report it")
 
 
-def _judge_part(run: Run, decides: Judge, part: Part) -> pa.Table:
+def _judge_part(run: Run, decides: Judge, part: Part) -> dict[str, pa.Table]:
     if part.next_attempt(run.retries) is not None:
         found = "; ".join(f"{name} {why}" for name, why in part.damaged.items()) or "it has no file"
         raise InputError(f"{run.location}: shard {part.shard} is not scored ({found}); run the same command again")
     _reconcile(run, part)
-    plan, score_N = run.plan.shard(part.shard), part.table["score"].to_numpy().astype(np.float64)
-    crack_N = calibration.is_anomalous(score_N, decides.threshold)
-    unscored_N = np.isnan(score_N)
+    plan = run.plan.shard(part.shard)
     columns = {name: plan[name] for name in ("uri", "label", "group", "set")}
     columns |= {name: part.table[name] for name in part.table.schema.names}
-    columns["p_value"] = pa.array(calibration.p_values(score_N, decides.score_n), mask=unscored_N)
-    prediction_N = np.where(crack_N, str(Label.CRACK), str(Label.NORMAL))
-    columns["prediction"] = pa.array(prediction_N, pa.string(), mask=unscored_N)
-    return pa.table([columns[field.name] for field in RESULTS], schema=RESULTS)
+    columns |= decides.judge(part.table)
+    schema = results_schema(run)
+    made = {RESULTS_DIRECTORY: pa.table([columns[name] for name in schema.names], schema=schema)}
+    for name, nested in _NESTED.items():
+        lists = part.table[nested].combine_chunks()
+        fields = dict(zip(_TABLES[name].names[1:], lists.flatten().flatten(), strict=True))
+        owner = part.table["image_id"].take(pc.list_parent_indices(lists))
+        made[name] = pa.table({"image_id": owner, **fields}, schema=_TABLES[name])
+    return made
 
 
 def _reconcile(run: Run, part: Part) -> None:
@@ -145,12 +175,13 @@ def _reconcile(run: Run, part: Part) -> None:
 
 
 def csv_bytes(table: pa.Table, *, header: bool = False) -> bytes:
-    """Rows of results.csv; text that a spreadsheet would run gets an apostrophe in front."""
-    for name in _TEXT:
-        column = table[name]
-        dangerous = pc.match_substring_regex(column, _FORMULA)
-        safe = pc.if_else(dangerous, pc.binary_join_element_wise("'", column, ""), column)
-        table = table.set_column(table.schema.get_field_index(name), name, safe)
+    """A table as CSV; text that a spreadsheet would run gets an apostrophe in front."""
+    for index, field in enumerate(table.schema):
+        if field.type == pa.string():
+            column = table[index]
+            dangerous = pc.match_substring_regex(column, _FORMULA)
+            safe = pc.if_else(dangerous, pc.binary_join_element_wise("'", column, ""), column)
+            table = table.set_column(index, field.name, safe)
     buffer = io.BytesIO()
     pyarrow.csv.write_csv(table, buffer, pyarrow.csv.WriteOptions(include_header=header))
     return buffer.getvalue()

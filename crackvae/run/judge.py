@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from crackvae import storage
 from crackvae.errors import InputError, RefusedError
 from crackvae.run.directory import CALIBRATION, Run
+from crackvae.schema import Label
 from crackvae.statistics import calibration
+from crackvae.statistics.calibration import Normals
 
 THRESHOLD = "threshold.json"
 
@@ -25,21 +27,34 @@ class Judge:
     """Scores to p-values and predictions; a new one needs no rescoring.
 
     Attributes:
-        score_n: Scores of the calibration normals.
+        normals: What the calibration normals scored.
         darkness_n: The baseline's scores of the same.
         alpha: Share of normals that may be called crack.
         value: A threshold that was set by hand; the baseline's still follows from alpha.
     """
 
-    score_n: NDArray[np.float32]
+    normals: Normals
     darkness_n: NDArray[np.float32]
     alpha: float
     value: float | None = None
 
+    def judge(self, part: pa.Table) -> dict[str, pa.Array]:
+        """The columns p_value, p_value_is_bound and prediction for rows of `schema.PART`."""
+        score_N, worst_N = (part[name].to_numpy().astype(np.float64) for name in ("score", "worst_tile"))
+        tiles_N = part["tiles"].fill_null(1).to_numpy()  # null where an image is one tile
+        verdict = self.normals.judge(score_N, worst_N, tiles_N, self.alpha, self.value)
+        unscored_N = np.isnan(score_N)
+        prediction_N = np.where(verdict.is_anomalous_N, str(Label.CRACK), str(Label.NORMAL))
+        return {
+            "p_value": pa.array(verdict.p_N, mask=unscored_N),
+            "p_value_is_bound": pa.array(verdict.is_bound_N, mask=unscored_N),
+            "prediction": pa.array(prediction_N, pa.string(), mask=unscored_N),
+        }
+
     @property
     def threshold(self) -> float:
         """A score above it is a crack."""
-        return calibration.threshold(self.score_n, self.alpha) if self.value is None else self.value
+        return calibration.threshold(self.normals.score_n, self.alpha) if self.value is None else self.value
 
     @property
     def darkness_threshold(self) -> float:
@@ -48,12 +63,12 @@ class Judge:
 
     def as_dict(self) -> dict[str, Any]:
         """For metrics.json; alpha is the share of the calibration normals above a threshold set by hand."""
-        above = float(np.mean(calibration.is_anomalous(self.score_n, self.threshold)))
+        above = float(np.mean(calibration.is_anomalous(self.normals.score_n, self.threshold)))
         return {
             "value": self.threshold,
             "alpha": self.alpha if self.value is None else above,
             "set_by": "alpha" if self.value is None else "value",
-            "calibration_normals": len(self.score_n),
+            "calibration_normals": len(self.normals.score_n),
         }
 
 
@@ -72,8 +87,12 @@ def load(run: Run) -> Judge:
     with storage.open_input(run.path(CALIBRATION)) as stream:
         table = pq.read_table(stream)
     chosen = _read_threshold(run)
+    score_n = table["score"].to_numpy()
+    normals = Normals.of_single_tiles(score_n)
+    if "tiles" in table.column_names:  # older runs knew no photographs
+        normals = Normals(score_n, table["worst_tile"].to_numpy(), table["tiles"].to_numpy())
     return Judge(
-        table["score"].to_numpy(),
+        normals,
         table["darkness"].to_numpy(),
         chosen.get("alpha", run.facts["scoring"]["alpha"]),
         chosen.get("value"),
@@ -88,11 +107,6 @@ def _read_threshold(run: Run) -> dict[str, float]:
         return {name: float(value) for name, value in json.loads(storage.read_bytes(path)).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is damaged; set the threshold again with `crackvae threshold`") from error
-
-
-def as_table(score_n: NDArray[np.float32], darkness_n: NDArray[np.float32]) -> pa.Table:
-    """What a run keeps of its model's calibration."""
-    return pa.table({"score": pa.array(score_n, pa.float32()), "darkness": pa.array(darkness_n, pa.float32())})
 
 
 def set_threshold(run: Run, *, quantile: float | None, value: float | None) -> Judge:

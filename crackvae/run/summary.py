@@ -47,7 +47,7 @@ class Summary:
         self._scores = quantiles.Quantiles()
         self._reasons: dict[tuple[str, str], _Reason] = {}
         self._labelled: list[pd.DataFrame] = []
-        self._rows = 0
+        self._rows = self._bounds = 0
 
     def add(self, results: pa.Table) -> None:
         """Takes more rows of `schema.RESULTS`."""
@@ -56,6 +56,8 @@ class Summary:
         scored = results.filter(pc.is_valid(results["score"]))
         self._predicted.update(_counts(scored["prediction"]))
         self._scores.add(scored["score"].to_numpy())
+        if "p_value_is_bound" in scored.column_names:
+            self._bounds += pc.sum(scored["p_value_is_bound"]).as_py() or 0
         for row in results.filter(pc.is_null(results["score"])).select(["status", "message", "image_id"]).to_pylist():
             self._add_failure(**row)
         labelled = scored.filter(pc.is_valid(scored["label"]))
@@ -85,6 +87,7 @@ class Summary:
             },
             "failures": list(self._failures()),
             "threshold": judge.as_dict(),
+            "p_values_that_are_bounds": self._bounds,
             "flagged_fraction": _number(self._predicted[Label.CRACK] / max(1, scored)),
             "score_quantiles": {f"{level:g}": _number(value) for level, value in zip(_QUANTILES, values, strict=True)},
             "score_quantiles_relative_error": 0.0 if exact else quantiles.RELATIVE_ERROR,
@@ -114,9 +117,10 @@ def read(location: str) -> dict[str, Any]:
 
 
 def failed_fraction(summary: Mapping[str, Any]) -> float:
-    """Share of the files that were not scored."""
+    """Share of the files that could not be read; those that one cannot judge were."""
     counts = summary["counts"]
-    return float(counts["files"] - counts["status"].get(str(Status.OK), 0)) / float(counts["files"])
+    read = sum(counts["status"].get(str(status), 0) for status in (Status.OK, Status.CANNOT_JUDGE))
+    return float(counts["files"] - read) / float(counts["files"])
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

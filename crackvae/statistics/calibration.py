@@ -8,12 +8,16 @@ Sesia (2023), "Testing for outliers with conformal p-values", Annals of Statisti
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from crackvae.errors import InputError
 
 Floats = npt.NDArray[np.floating]
+Counts = npt.NDArray[np.floating | np.integer]
 
 
 def p_values(score_N: Floats, calibration_n: Floats) -> npt.NDArray[np.float64]:
@@ -68,6 +72,111 @@ def threshold(calibration_n: Floats, alpha: float) -> float:
             f"1/{n + 1}; give at least {_needed(alpha)} normal images to calibrate with"
         )
     return float(sorted_n[n - m])
+
+
+def bounds(worst_N: Floats, tiles_N: Counts, calibration_n: Floats, calibration_tiles_n: Counts) -> Floats:
+    """Upper bounds on the p-values of photographs that are larger than those of the calibration.
+
+    A photograph of m tiles is covered by k = ceil(m / m_0) pieces no larger than the smallest
+    calibration image, of m_0 tiles. If its concrete is sound and its pieces are exchangeable with
+    the calibration images, each of them reaches its worst tile's error with a probability of at
+    most the conformal p-value p of that error, and one of them with at most k p (Bonferroni).
+
+    Args:
+        worst_N: Largest error of a tile of each photograph; NaN where there is none.
+        tiles_N: Tiles of each.
+        calibration_n: Largest errors of a tile of the calibration images.
+        calibration_tiles_n: Tiles of these.
+
+    Returns:
+        p_N in (0, 1], NaN where the error is NaN.
+    """
+    pieces_N = np.ceil(np.asarray(tiles_N) / np.min(calibration_tiles_n))
+    return np.asarray(np.minimum(1.0, pieces_N * p_values(worst_N, calibration_n)))
+
+
+def largest_size(calibration_tiles_n: Counts, alpha: float) -> float:
+    """How many tiles a photograph may have to be compared with the calibration images as they are.
+
+    Twice what as many of them reach as alpha needs: the size that the score takes into account
+    is then interpolated, not extrapolated.
+    """
+    sorted_n = np.sort(np.asarray(calibration_tiles_n))[::-1]
+    return 2.0 * float(sorted_n[min(_needed(alpha), sorted_n.size) - 1])
+
+
+class Verdict(NamedTuple):
+    """What scores say.
+
+    Attributes:
+        p_N: p-values; NaN where there is no score.
+        is_bound_N: Where that is an upper bound, see `bounds`.
+        is_anomalous_N: Whether it is called a crack.
+    """
+
+    p_N: npt.NDArray[np.float64]
+    is_bound_N: npt.NDArray[np.bool_]
+    is_anomalous_N: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Normals:
+    """What the n calibration normals scored.
+
+    Attributes:
+        score_n: Of each.
+        worst_tile_n: The largest error of a tile of each; where an image is one tile, its score.
+        tiles_n: How many tiles each has.
+    """
+
+    score_n: Floats
+    worst_tile_n: Floats
+    tiles_n: Counts
+
+    @classmethod
+    def of_single_tiles(cls, score_n: Floats) -> Normals:
+        """Of images of one tile each."""
+        return cls(score_n, score_n, np.ones(len(score_n), np.int32))
+
+    def judge(
+        self, score_N: Floats, worst_tile_N: Floats, tiles_N: Counts, alpha: float, value: float | None = None
+    ) -> Verdict:
+        """Compares images with the calibration normals.
+
+        Args:
+            score_N: NaN where there is none.
+            worst_tile_N: The largest error of a tile.
+            tiles_N: How many there are.
+            alpha: The rate of false alarms that is accepted.
+            value: A threshold that takes the place of alpha's.
+
+        Raises:
+            InputError: As by `p_values` and `threshold`.
+        """
+        p_N = p_values(score_N, self.score_n)
+        is_bound_N = tiles_N > largest_size(self.tiles_n, alpha)
+        p_N[is_bound_N] = bounds(worst_tile_N[is_bound_N], tiles_N[is_bound_N], self.worst_tile_n, self.tiles_n)
+        if value is not None:
+            return Verdict(p_N, is_bound_N, is_anomalous(score_N, value))
+        above_N = is_anomalous(score_N, threshold(self.score_n, alpha))
+        return Verdict(p_N, is_bound_N, np.where(is_bound_N, p_N <= alpha, above_N))
+
+
+def size_exponent(error_N: Floats) -> float:
+    """How fast the largest of m errors grows with m: as m^xi, for an upper tail of index 1 / xi.
+
+    Hill's estimator from the largest twentieth (Hill 1975, Annals of Statistics 3(5), 1163-1174).
+    A p-value does not rest on it, as long as calibration photographs have the sizes of the survey's.
+
+    Args:
+        error_N: Errors of tiles of sound concrete, at least 40, that are not used to calibrate.
+
+    Returns:
+        xi in 0..1.
+    """
+    sorted_N = np.sort(np.asarray(error_N, np.float64))[::-1]
+    top = max(1, sorted_N.size // 20)
+    return float(np.clip(np.log(sorted_N[:top] / sorted_N[min(top, sorted_N.size - 1)]).mean(), 0.0, 1.0))
 
 
 def is_anomalous(score_N: Floats, threshold: float) -> npt.NDArray[np.bool_]:

@@ -21,7 +21,7 @@ from crackvae.dataset import manifest
 from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
 from crackvae.model import artifact
-from crackvae.run import check, directory, finalize, judge, shards
+from crackvae.run import check, directory, finalize, shards
 from crackvae.schema import Status
 
 pytestmark = pytest.mark.ray
@@ -167,7 +167,7 @@ def test_reading_and_scoring_apart_writes_the_same_bytes(run, model, tmp_path, r
     original = directory.open_run(run.run)
     plan = pa.concat_tables(original.plan.shard(number) for number in range(original.plan.shards))
     kept = artifact.load(str(model)).calibration
-    calibration = judge.as_table(kept.score_N, kept.darkness_N)
+    calibration = kept.as_table().drop_columns("image_id")
     facts = {k: v for k, v in original.facts.items() if k not in ("manifest", "calibration", "schema_version")}
     table, sets = plan.select(manifest.MANIFEST.names), plan["set"].combine_chunks()
     split = directory.create(str(tmp_path / "run"), table, sets, facts, calibration)

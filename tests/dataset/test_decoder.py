@@ -25,7 +25,7 @@ from crackvae.config import ImageConfig
 from crackvae.dataset import decoder, decoder_process, manifest, tiles
 from crackvae.dataset.decoder import Decoder
 from crackvae.dataset.sources import Reader
-from crackvae.dataset.tiles import hash_content, read_tile
+from crackvae.dataset.tiles import describe, hash_content, pixels, read_image
 from crackvae.errors import CrackvaeError, ImageError
 from crackvae.images import synthetic
 
@@ -111,7 +111,8 @@ def unlisted(survey):
 
 def undisturbed(survey):
     with Reader() as reader:
-        return [read_tile(reader, IMAGE, uri) for uri in survey["uri"].to_pylist()]
+        decoded = [read_image(reader, IMAGE, uri) for uri in survey["uri"].to_pylist()]
+    return [(pixels(image, IMAGE)[0], describe(image)["darkness"]) for image in decoded]
 
 
 def statuses(part):
@@ -203,11 +204,11 @@ def test_a_message_says_how_a_file_ended_its_decoder(survey, bug, starts, what, 
 
 
 def test_an_error_that_nobody_foresaw_crashes_the_file_only(survey, monkeypatch):
-    monkeypatch.setattr(tiles, "prepare", lambda data, image: {}["of a library"])
+    monkeypatch.setattr(tiles, "decode", lambda data, **limits: {}["of a library"])
     with Reader() as reader:
         answer = decoder_process._answer((survey["uri"][0].as_py(), None, None), reader, IMAGE, 0)
     with pytest.raises(ImageError, match="crashed: KeyError: 'of a library'"):
-        decoder._checked(answer, 32)
+        decoder._checked(answer, IMAGE)
 
 
 def test_a_crash_that_does_not_come_again_leaves_no_trace(survey, bug, starts, tmp_path, monkeypatch):
@@ -297,9 +298,9 @@ def test_a_child_that_does_not_start_is_no_fault_of_a_file(survey, monkeypatch, 
         b"",
         b"[" * 60_000,
         b'{"status": "fine"}',
-        b'{"status": "ok", "darkness": 1}\n' + bytes(32 * 32 - 1),
-        b'{"status": "ok", "darkness": null}\n' + bytes(32 * 32),
-        b'{"status": "ok", "darkness": 1' + b"0" * 4000 + b"}\n" + bytes(32 * 32),
+        b'{"status": "ok", "darkness": 1, "width": 9, "height": 9}\n' + bytes(32 * 32 - 1),
+        b'{"status": "ok", "darkness": null, "width": 9, "height": 9}\n' + bytes(32 * 32),
+        b'{"status": "ok", "width": 9, "height": 9, "darkness": 1' + b"0" * 4000 + b"}\n" + bytes(32 * 32),
         b'{"status": "undecodable", "message": 1}',
         bytes(10**6),
     ],
@@ -326,8 +327,8 @@ def test_answers_of_a_child_that_was_taken_over_are_not_believed(survey, tmp_pat
 
 
 def test_text_that_is_no_unicode_is_kept_readable(survey):
-    row, tile = decoder._checked(rb'{"status": "undecodable", "message": "a\udc80"}', 32)
-    assert (row["message"], tile) == ("a\\udc80", None)
+    row, tile = decoder._checked(rb'{"status": "undecodable", "message": "a\udc80"}', IMAGE)
+    assert (row["message"], tile) == ("a\\udc80", [])
 
 
 PARENT = """if True:

@@ -47,7 +47,7 @@ def test_names_that_are_not_utf8_are_shown_escaped_and_read(tmp_path, name):
         ("a.JPG", True),
         ("A.TiFf", True),
         ("x/a.jp2", True),
-        ("a.HEIC", True),  # cannot be decoded; a row says so
+        ("a.HEIC", True),
         (".hidden.png", True),
         ("._x.jpg", False),
         ("__MACOSX/x/._x.jpg", False),

@@ -22,7 +22,7 @@ from faults.corpus.kind import Kind
 from crackvae.cluster import scoring
 from crackvae.dataset import manifest, tiles
 from crackvae.errors import ExitCode, ImageError, InputError
-from crackvae.images.decode import decode_gray
+from crackvae.images.decode import decode
 from crackvae.images.tile import darkness
 from crackvae.model import artifact
 from crackvae.run import finalize
@@ -121,7 +121,7 @@ def test_names_come_back_from_the_csv_file_to_the_byte_and_none_is_a_formula(out
 def test_what_is_scored_has_the_gray_levels_that_were_photographed(kind: Kind):
     for name, data in kind.files.items():
         if isinstance(data, bytes):
-            gray_HW = decode_gray(data, min_side=16, max_megapixels=200)
+            gray_HW = decode(data, min_side=16, max_megapixels=200).gray_HW
             assert gray_HW.shape == kind.gray_HW.shape, name
             assert np.abs(gray_HW.astype(int) - kind.gray_HW).max() <= kind.off, name
 
@@ -130,7 +130,7 @@ def test_what_is_scored_has_the_gray_levels_that_were_photographed(kind: Kind):
 def test_what_is_not_scored_says_why_in_one_line(kind: Kind):
     for data in kind.files.values():
         with pytest.raises(ImageError) as caught:
-            decode_gray(data, min_side=16, max_megapixels=200)
+            decode(data, min_side=16, max_megapixels=200)
         assert (caught.value.status, caught.value.message) == (kind.status, Matching(kind.message))
 
 
@@ -159,7 +159,7 @@ table, _ = manifest.build([sys.argv[1]])
 rows = {}
 for row in table.to_pylist():
     try:
-        tiles.read_tile(Reader(), ImageConfig(), row["uri"], row["size"])
+        tiles.read_image(Reader(), ImageConfig(), row["uri"], row["size"])
         rows[row["image_id"]] = ["ok", ""]
     except ImageError as error:
         rows[row["image_id"]] = [str(error.status), error.message]

@@ -4,13 +4,14 @@ import zlib
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 import simplejpeg
 from PIL import Image
 
 from crackvae.errors import ImageError
+from crackvae.images import decode as decoding
 from crackvae.images import synthetic
-from crackvae.images.decode import decode_gray
 from crackvae.schema import Status
 
 GRAY_HW = synthetic.cracked(np.random.default_rng(5), 72, 104, width_px=4)[0]
@@ -20,7 +21,7 @@ ORIENTATION = 0x0112
 
 
 def decode(data, min_side=16, max_megapixels=200):
-    return decode_gray(data, min_side=min_side, max_megapixels=max_megapixels)
+    return decoding.decode(data, min_side=min_side, max_megapixels=max_megapixels).gray_HW
 
 
 def encode(image, kind, **options):
@@ -79,7 +80,7 @@ def test_the_gray_levels_of_a_jpeg_are_those_that_were_encoded():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "HEIF"])
 def test_every_exif_orientation_ends_upright(kind, orientation):
     # How a camera stores a scene that its tag then turns upright (CIPA DC-008).
     stored_HW = {
@@ -92,9 +93,9 @@ def test_every_exif_orientation_ends_upright(kind, orientation):
         7: SMOOTH_HW[::-1, ::-1].T,
         8: np.rot90(SMOOTH_HW, -1),
     }[orientation]
-    options = {"quality": 100} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    options = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}, "HEIF": {"quality": -1}}.get(kind, {})
     image = Image.fromarray(np.ascontiguousarray(stored_HW))
-    upright_HW = decode(encode(image, kind, exif=exif(orientation), **options))
+    upright_HW = decode(encode(image, kind, exif=exif(orientation).tobytes(), **options))
     assert difference(upright_HW, SMOOTH_HW) <= 2
     assert upright_HW.flags.c_contiguous
 
@@ -223,6 +224,100 @@ def test_the_first_frame_of_an_animation_is_decoded(kind):
     assert np.all(decode(data) == 50)
 
 
+@pytest.mark.parametrize("options", [{}, {"tile_size": 64}], ids=["whole", "tiles"])
+def test_the_gray_levels_of_a_heif_are_those_that_were_encoded(options):
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(SMOOTH_HW), "HEIF", quality=-1, **options)), SMOOTH_HW)
+    data = encode(TINTED, "HEIF", quality=-1, chroma=444, **options)
+    assert difference(decode(data), np.asarray(TINTED.convert("L"))) <= 2
+
+
+def test_the_image_of_a_heif_is_decoded_and_not_its_thumbnail_or_another_image():
+    other = Image.new("RGB", (64, 64))
+    options = {"quality": -1, "chroma": 444, "thumbnails": [32], "save_all": True, "append_images": [other]}
+    data = encode(TINTED, "HEIF", primary_index=0, **options)
+    assert difference(decode(data), np.asarray(TINTED.convert("L"))) <= 2
+    assert np.all(decode(encode(TINTED, "HEIF", primary_index=1, **options)) <= 1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"exif": exif(6).tobytes()}, {"xmp": b"<tiff:Orientation>6 </tiff:Orientation>"}], ids=["EXIF", "XMP"]
+)
+def test_the_metadata_of_a_heif_turn_nothing(options):
+    """A property of the file does, also where the two differ (ISO/IEC 23008-12)."""
+    data = encode(Image.fromarray(SMOOTH_HW), "HEIF", quality=-1, **options)
+    assert decode(data).shape == SMOOTH_HW.T.shape
+    assert data.count(b"irot") == 1
+    np.testing.assert_array_equal(decode(data.replace(b"irot", b"free")), SMOOTH_HW)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_of_a_heif_is_ignored(mode):
+    image = Image.fromarray(SMOOTH_HW).convert(mode)
+    image.putalpha(Image.fromarray(np.indices(GRAY_HW.shape).sum(axis=0).astype(np.uint8)))
+    assert difference(decode(encode(image, "HEIF", quality=-1, chroma=444)), SMOOTH_HW) <= 2
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L;16", 1), ("RGB;16", 3)])
+@pytest.mark.parametrize("bits", [10, 12])
+def test_ten_and_twelve_bits_of_a_heif_are_scaled_not_clipped(mode, channels, bits):
+    level_HW = np.tile(np.linspace(0, 2**bits - 1, 64).round().astype(np.uint16), (64, 1))
+    pixels = np.repeat(level_HW << 16 - bits, channels, axis=1)
+    stream = io.BytesIO()
+    options = {"quality": -1, "chroma": 444, "bit_depth": bits}
+    pillow_heif.encode(mode, level_HW.T.shape, pixels.tobytes(), stream, **options)
+    assert Image.open(io.BytesIO(stream.getvalue())).info["bit_depth"] == bits
+    upright_HW = decode(stream.getvalue())
+    assert (upright_HW.min(), upright_HW.max()) == (0, 255)
+    assert difference(upright_HW, level_HW / (2**bits - 1) * 255) <= 1
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.97])
+@pytest.mark.parametrize("filling", [b"\0", b"\xf6"])
+@pytest.mark.parametrize("kind", ["HEIF", "HEIF in tiles"])
+def test_a_heif_with_a_filled_tail_is_undecodable(kind, share, filling):
+    """libheif decodes each of them, with tiles that are black or anything."""
+    whole = WHOLE[kind]
+    kept = int(len(whole) * share)
+    data = whole[:kept] + filling * (len(whole) - kept)
+    if kept > whole.index(b"mdat"):
+        assert pillows(data).shape in {GRAY_HW.shape, GRAY_HW.T.shape}
+    assert refusal(data)[0] == Status.UNDECODABLE
+
+
+def test_exif_in_a_heif_may_end_in_zeros():
+    block = exif(6).tobytes() + bytes(2000)
+    assert decode(encode(gray(), "HEIF", exif=block)).shape == GRAY_HW.T.shape
+
+
+def test_a_heif_with_bytes_too_many_is_decoded():
+    np.testing.assert_array_equal(decode(WHOLE["HEIF"] + b"junk" * 20), decode(WHOLE["HEIF"]))
+
+
+def test_a_heif_is_read_past_a_box_of_64_bit_size():
+    data, box = WHOLE["HEIF"], struct.pack(">I4sQQ", 1, b"free", 24, 2**64 - 1)
+    meta, pixels = data.index(b"meta") - 4, data.index(b"mdat") + 4
+    assert data.count(struct.pack(">I", pixels)) == 1
+    moved = data[:meta] + box + data[meta:].replace(struct.pack(">I", pixels), struct.pack(">I", pixels + len(box)))
+    np.testing.assert_array_equal(decode(moved), decode(data))
+    assert refusal(moved[:-1]) == (Status.UNDECODABLE, "compressed data is truncated")
+
+
+def test_a_heif_of_too_many_pixels_is_refused_by_its_header_alone():
+    data = WHOLE["HEIF"]
+    place = data.index(b"ispe") + 8
+    assert struct.unpack_from(">II", data, place) == GRAY_HW.T.shape
+    bomb = data[:place] + struct.pack(">II", 30_000, 20_000) + data[place + 8 :]
+    assert refusal(bomb) == (Status.TOO_LARGE, "30000x20000 pixels; over 200 MP")
+    modest = data[:place] + struct.pack(">II", 400, 300) + data[place + 8 :]
+    assert refusal(modest)[0] == Status.UNDECODABLE
+
+
+def test_what_only_looks_like_heif_is_undecodable():
+    told = "HEIF that is damaged or not of HEVC; convert it to JPEG"
+    for data in (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), b"\0\0\0\x18ftypavif" + bytes(200)):
+        assert refusal(data) == (Status.UNDECODABLE, told)
+
+
 WHOLE = {
     "JPEG": encode(TINTED, "JPEG", quality=90),
     "gray JPEG": encode(gray(), "JPEG", quality=90),
@@ -237,6 +332,8 @@ WHOLE = {
     "WEBP": encode(gray(), "WEBP"),
     "PPM": encode(gray(), "PPM"),
     "JPEG2000": encode(gray(), "JPEG2000"),
+    "HEIF": encode(TINTED, "HEIF", quality=90),
+    "HEIF in tiles": encode(TINTED, "HEIF", quality=90, tile_size=64),  # as telephones write it
 }
 
 

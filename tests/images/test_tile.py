@@ -1,8 +1,11 @@
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from crackvae.images.tile import darkness, to_tile
+from crackvae.images.tile import blending, cut, darkness, starts, to_tile
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=40)))
@@ -24,3 +27,28 @@ def test_a_tile_averages_the_pixels_that_it_replaces():
     tile_SS = to_tile(gray_HW.astype(np.uint8), 128)
     assert tile_SS.shape == (128, 128)
     assert np.all(tile_SS == 100)
+
+
+@pytest.mark.parametrize(("length", "overlap"), [(128, 32), (129, 0), (1000, 32), (700, 64), (224, 32)])
+def test_tiles_cover_every_pixel_and_blend_to_one(length, overlap):
+    places = starts(length, 128, overlap)
+    weight_KS = blending(places, 128, overlap)
+    total_L = np.zeros(length)
+    for start, weight_S in zip(places, weight_KS, strict=True):
+        total_L[start : start + 128] += weight_S
+    np.testing.assert_allclose(total_L, 1, rtol=1e-5)
+    assert (weight_KS > 0).all()
+    assert all(after - before <= 128 - overlap for before, after in itertools.pairwise(places))
+
+
+def test_the_weight_of_a_tile_rises_smoothly_over_the_overlap():
+    middle_S = blending(starts(1000, 128, 32), 128, 32)[1]
+    assert np.abs(np.diff(middle_S)).max() < 0.05
+    np.testing.assert_allclose(middle_S[32:-32], 1, rtol=1e-5)
+
+
+def test_cut_tiles_are_those_pixels():
+    image_HW = np.arange(300 * 200).reshape(300, 200).astype(np.uint8)
+    tile_NSS = cut(image_HW, 128, 0)
+    assert len(tile_NSS) == 3 * 2
+    np.testing.assert_array_equal(tile_NSS[3], image_HW[128:256, 72:200])

@@ -1,6 +1,5 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -8,6 +7,7 @@ from crackvae.config import Config
 from crackvae.errors import ArtifactError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
+from crackvae.statistics.calibration import Normals
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_an_artifact_comes_back_as_it_was(saved, tiny_artifact):
     assert loaded.history == tiny_artifact.history
     assert loaded.provenance == tiny_artifact.provenance
     assert loaded.calibration.image_id == tiny_artifact.calibration.image_id
-    np.testing.assert_array_equal(loaded.calibration.score_N, tiny_artifact.calibration.score_N)
+    assert loaded.calibration.as_table().equals(tiny_artifact.calibration.as_table())
     assert loaded.weights.keys() == tiny_artifact.weights.keys()
     for name, tensor in loaded.weights.items():
         assert torch.equal(tensor, tiny_artifact.weights[name])
@@ -30,7 +30,7 @@ def test_an_artifact_comes_back_as_it_was(saved, tiny_artifact):
 
 def test_the_fingerprint_changes_with_the_calibration(tmp_path, saved, tiny_artifact):
     kept = tiny_artifact.calibration
-    other = Calibration(kept.image_id, kept.score_N + 1, kept.darkness_N)
+    other = Calibration(kept.image_id, kept.darkness_N, Normals.of_single_tiles(kept.normals.score_n + 1))
     changed = Artifact(tiny_artifact.config, tiny_artifact.weights, other, tiny_artifact.history, {})
     artifact.save(changed, str(tmp_path / "other"))
     assert artifact.load(str(tmp_path / "other")).fingerprint != artifact.load(str(saved)).fingerprint

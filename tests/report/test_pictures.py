@@ -17,8 +17,9 @@ from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
 from crackvae.model.scorer import TileScorer
 from crackvae.report import galleries, pictures
-from crackvae.run import directory, finalize, judge, shards, summary
+from crackvae.run import directory, finalize, shards, summary
 from crackvae.run.shards import Work
+from crackvae.statistics.calibration import Normals
 
 NORMALS, CRACKS = 24, 20
 GALLERIES = {"true_positives", "false_positives", "false_negatives", "true_negatives"}
@@ -46,7 +47,7 @@ def model(survey, tmp_path_factory):
     with Decoder(CONFIG.image) as decoder:
         tiles, part = decoder.read(pa.table({"uri": uris}))
     scores = TileScorer(untrained, "cpu", "fp32").score(tiles)
-    calibration = Calibration(uris, scores, part["darkness"].to_numpy())
+    calibration = Calibration(uris, part["darkness"].to_numpy(), Normals.of_single_tiles(scores))
     artifact.save(Artifact(CONFIG, weights, calibration, history, {}), location)
     return location
 
@@ -63,7 +64,7 @@ def start(location, survey, model, labels=True):
     )  # fmt: skip
     loaded = artifact.load(model)
     facts = {"model": loaded.fingerprint, "scoring": {"alpha": 0.1}}
-    calibration = judge.as_table(loaded.calibration.score_N, loaded.calibration.darkness_N)
+    calibration = loaded.calibration.as_table()
     return directory.create(str(location), table, sets, facts, calibration)
 
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from crackvae.errors import InputError
+from crackvae.statistics import calibration
 from crackvae.statistics.calibration import is_anomalous, p_values, threshold
 
 # Few distinct values make many ties; .1 and 1/3 differ between float32 and float64.
@@ -104,3 +105,47 @@ def test_false_alarm_rate_is_alpha_on_average():
     score_RN = generator.normal(size=(4000, 40))
     alarms = [is_anomalous(row[:1], threshold(row[1:], 0.1))[0] for row in score_RN]
     assert np.mean(alarms) == pytest.approx(0.1, abs=0.015)  # three standard errors
+
+
+def photographs(generator, count, tiles):
+    """The largest of as many heavy-tailed errors as each photograph has tiles."""
+    return np.array([generator.pareto(4, size).max() + 1 for size in np.broadcast_to(tiles, count)])
+
+
+def test_hill_finds_the_tail_of_errors():
+    error_N = np.random.default_rng(0).pareto(4, 200_000) + 1
+    assert calibration.size_exponent(error_N) == pytest.approx(0.25, abs=0.02)
+    assert 0 <= calibration.size_exponent(np.ones(40)) <= 0.01
+
+
+def test_scores_by_size_make_photographs_of_any_size_alike():
+    generator = np.random.default_rng(1)
+    score = {size: photographs(generator, 4000, size) / size**0.25 for size in (50, 400)}
+    p_N = calibration.p_values(score[400], score[50])
+    assert np.mean(p_N <= 0.05) == pytest.approx(0.05, abs=0.015)
+    raw_N = calibration.p_values(photographs(generator, 4000, 400), photographs(generator, 4000, 50))
+    assert np.mean(raw_N <= 0.05) > 0.2  # why the size has to be in the score
+
+
+def test_a_bound_holds_for_photographs_larger_than_those_of_the_calibration():
+    generator = np.random.default_rng(2)
+    tiles_n, tiles_N = np.full(999, 4), np.full(4000, 60)
+    worst_n, worst_N = photographs(generator, 999, tiles_n), photographs(generator, 4000, tiles_N)
+    p_N = calibration.bounds(worst_N, tiles_N, worst_n, tiles_n)
+    assert np.mean(p_N <= 0.05) <= 0.055
+    assert np.mean(p_N <= 0.05) > 0.02  # and is worth something
+    one_N = calibration.bounds(worst_N, np.full(4000, 4), worst_n, tiles_n)
+    np.testing.assert_array_equal(one_N, calibration.p_values(worst_N, worst_n))
+    assert np.isnan(calibration.bounds(np.array([np.nan]), np.array([60]), worst_n, tiles_n)).all()
+
+
+def test_photographs_are_compared_with_calibration_ones_of_their_size_and_bounded_beyond():
+    generator = np.random.default_rng(3)
+    tiles_n = np.full(99, 100)
+    worst_n = photographs(generator, 99, tiles_n)
+    normals = calibration.Normals(worst_n / tiles_n**0.25, worst_n, tiles_n)
+    worst_N, tiles_N = photographs(generator, 4, [10, 200, 201, 4000]), np.array([10, 200, 201, 4000])
+    verdict = normals.judge(worst_N / tiles_N**0.25, worst_N, tiles_N, 0.05)
+    assert verdict.is_bound_N.tolist() == [False, False, True, True]
+    np.testing.assert_array_equal(verdict.is_anomalous_N, verdict.p_N <= 0.05)
+    assert normals.judge(worst_N / tiles_N**0.25, worst_N, tiles_N, 0.05, value=0.0).is_anomalous_N.all()

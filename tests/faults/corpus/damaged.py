@@ -66,7 +66,7 @@ KINDS = [
         "HEIF",
         "telephones write it; a row says so",
         {"telephone.heic": HEIF, "renamed.jpg": HEIF},
-        **undecodable("HEIF is not decoded; convert it to JPEG"),
+        **undecodable("HEIF that is damaged or not of HEVC; convert it to JPEG"),
     ),
     Kind("PNG named .jpg", "the content counts, not the suffix", {"png.jpg": PNG}),
     Kind("JPEG named .TIF", "the same, in capitals", {"JPEG.TIF": JPEG}, gray_HW=SMOOTH_HW, off=1),

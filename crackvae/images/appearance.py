@@ -1,0 +1,68 @@
+"""What a surface looks like, cell by cell: brightness, texture and color, which a crack hardly changes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from crackvae.images.decode import Gray
+from crackvae.images.tile import starts
+
+CELL = 16
+"""Side of a cell in pixels."""
+
+FEATURES = ("brightness", "fine texture", "coarse texture", "blue", "red")
+
+_FINE, _COARSE = 2.0, 8.0  # sigmas in pixels
+_HALO = 32  # 4 of the larger sigma
+_STRIP = 1024  # rows at a time: 100 megapixels as float32 would take 400 MB, three times
+
+
+def cells(gray_HW: Gray, chroma_HW2: Gray) -> NDArray[np.float32]:
+    """Features of each cell of an image.
+
+    Args:
+        gray_HW: Gray levels, at least a cell a side.
+        chroma_HW2: Cb and Cr of the image, of any lower resolution; 128 is gray.
+
+    Returns:
+        feature_hwF, h = H // CELL, in the order of FEATURES: mean gray level; log2 of the mean of
+        |x - G2 x| and of |G2 x - G8 x|, with Gaussian blurs of 2 and 8 pixels; Cb; Cr.
+    """
+    height, width = (CELL * (length // CELL) for length in gray_HW.shape)
+    strips = [_cells(gray_HW, top, min(top + _STRIP, height), width) for top in range(0, height, _STRIP)]
+    feature_hw3 = np.concatenate(strips)
+    color_hw2 = cv2.resize(chroma_HW2, feature_hw3.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return np.concatenate([feature_hw3, color_hw2.astype(np.float32)], axis=2)
+
+
+def _cells(gray_HW: Gray, top: int, bottom: int, width: int) -> NDArray[np.float32]:
+    above = max(0, top - _HALO)
+    x_HW = gray_HW[above : bottom + _HALO].astype(np.float32)
+    fine_HW, coarse_HW = (cv2.GaussianBlur(x_HW, (0, 0), sigma) for sigma in (_FINE, _COARSE))
+    maps = (x_HW, np.abs(x_HW - fine_HW), np.abs(fine_HW - coarse_HW))
+    size = (width // CELL, (bottom - top) // CELL)
+    inside = slice(top - above, bottom - above)
+    means = [cv2.resize(m_HW[inside, :width], size, interpolation=cv2.INTER_AREA) for m_HW in maps]
+    mean_hw3: NDArray[np.float32] = np.stack(means, axis=2).astype(np.float32)
+    mean_hw3[..., 1:] = np.log2(mean_hw3[..., 1:] + 0.25)  # a quarter of a gray level: rounding, not texture
+    return mean_hw3
+
+
+def of_tiles(feature_hwF: NDArray[np.float32], shape: tuple[int, int], size: int, overlap: int) -> NDArray[np.float32]:
+    """Features of the tiles of an image: medians over their cells, so that a crack, which fills few, does not count.
+
+    Args:
+        feature_hwF: From `cells`.
+        shape: Height and width of the image in pixels.
+        size: Side of a tile.
+        overlap: Of neighbouring tiles.
+
+    Returns:
+        feature_NF, row by row as `tile.cut` orders them.
+    """
+    span = size // CELL
+    down, across = ([start // CELL for start in starts(length, size, overlap)] for length in shape)
+    views = (feature_hwF[y : y + span, x : x + span].reshape(-1, feature_hwF.shape[2]) for y in down for x in across)
+    return np.stack([np.median(view_CF, axis=0) for view_CF in views])

@@ -1,0 +1,238 @@
+"""A photograph at native resolution: what sound concrete would look like there, and where it does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from crackvae.errors import ArtifactError
+from crackvae.images import appearance
+from crackvae.images.decode import Gray
+from crackvae.images.ground import COARSEST, Ground
+from crackvae.images.regions import (
+    HALO,
+    LENGTH_ERROR,
+    WIDTH_ERROR,
+    Region,
+    find_regions,
+    in_millimetres,
+    residual_map,
+)
+from crackvae.images.tile import blending, resample, starts
+from crackvae.model.artifact import Artifact
+from crackvae.model.scorer import TileScorer
+from crackvae.schema import Status
+
+Row = dict[str, Any]
+Bools = NDArray[np.bool_]
+
+_CHUNK_TILES = 256  # held as float32: 17 MB
+_STRIP = 1024  # rows of the anomaly map at a time
+
+
+class PhotoScorer:
+    """Scores photographs one by one: what comes out depends on the photograph alone.
+
+    Args:
+        model: Trained on native tiles.
+        device: `cpu` or `cuda`.
+        precision: `fp32` or `bf16`.
+        keep_tiles: Whether rows hold the error of every tile.
+
+    Raises:
+        ArtifactError: The model was trained on whole images.
+    """
+
+    def __init__(self, model: Artifact, device: str, precision: str, *, keep_tiles: bool = False) -> None:
+        if model.photographs is None:
+            raise ArtifactError("the model was trained on whole images; photographs need one of tiling 'native'")
+        self._photographs = model.photographs
+        self._rules, self._pitch = model.config.scoring, model.config.image.mm_per_pixel
+        self._size, self._overlap = model.config.image.tile_size, model.config.image.overlap_pixels
+        self._most_pixels = model.config.image.max_megapixels * 10**6
+        self._tiles = TileScorer(model, device, precision)
+        self._keep_tiles = keep_tiles
+
+    def complete(self, row: Row, arrays: Sequence[Gray]) -> Row:
+        """A decoded file's row with what its pixels are worth; that of a failed one as it is.
+
+        Args:
+            row: As by `Decoder.photographs`.
+            arrays: As by `score`; none where the file failed.
+        """
+        if not arrays:
+            return row
+        gray_HW, chroma_hw2 = arrays
+        pitch = row.get("mm_per_pixel")
+        ground = Ground(pitch, row["mm_per_pixel_error"]) if pitch else None
+        return row | self.score(gray_HW, chroma_hw2, ground)
+
+    def anomaly_map(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> tuple[NDArray[np.float32], Bools]:
+        """The anomaly map of a photograph, see `regions.residual_map`, and where it is judged.
+
+        Both are at the model's pixel pitch. Arguments as for `score`.
+        """
+        gray_HW = resample(gray_HW, self._factor(ground))
+        judged_HW = _area(self._judged(gray_HW, chroma_hw2)[0], gray_HW.shape, self._size, self._overlap)
+        return residual_map(gray_HW, self.expect(gray_HW)), judged_HW
+
+    def score(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> Row:
+        """Scores a photograph.
+
+        Args:
+            gray_HW: Gray levels, upright.
+            chroma_hw2: Its Cb and Cr, at any lower resolution.
+            ground: Its ground sampling distance, where known.
+
+        Returns:
+            Columns of `schema.PART`, without those that the file itself tells. Places and lengths
+            are in pixels of gray_HW.
+        """
+        if self._pitch is not None and ground is None:
+            return _cannot_judge(f"its pixel pitch is unknown, and the model's is {self._pitch:g} mm")
+        known = self._pitch or self._photographs.domain.coarsest
+        if ground and known and ground.mm_per_pixel > COARSEST * known:
+            return _cannot_judge(f"{ground.mm_per_pixel:.2g} mm a pixel; the model knows {known:.2g}")
+        factor = self._factor(ground)
+        height, width = (round(factor * length) for length in gray_HW.shape)
+        if min(height, width) < self._size:
+            message = f"{width}x{height} pixels; a tile has {self._size} a side"
+            return {"status": str(Status.TOO_SMALL), "message": message}
+        if height * width > self._most_pixels:
+            message = f"{width}x{height} pixels at the model's pitch; over {self._most_pixels / 1e6:g} MP"
+            return {"status": str(Status.TOO_LARGE), "message": message}
+        return self._score(resample(gray_HW, factor), chroma_hw2, factor, ground)
+
+    def _factor(self, ground: Ground | None) -> float:
+        """By which the sides of a photograph grow when it is brought to the model's pixel pitch."""
+        return ground.mm_per_pixel / self._pitch if self._pitch and ground else 1.0
+
+    def _score(self, gray_HW: Gray, chroma_hw2: Gray, factor: float, ground: Ground | None) -> Row:
+        size, overlap = self._size, self._overlap
+        judged_N, feature_NF = self._judged(gray_HW, chroma_hw2)
+        judged_HW = _area(judged_N, gray_HW.shape, size, overlap)
+        row: Row = {"tiles": int(judged_N.sum()), "judged_fraction": float(judged_HW.mean())}
+        if row["judged_fraction"] < max(self._rules.min_judged_fraction, 1e-9):
+            other = self._photographs.domain.strangest(feature_NF[~judged_N], appearance.FEATURES)
+            return row | _cannot_judge(
+                f"{row['judged_fraction']:.0%} is like the training images; the rest has {other}"
+            )
+        expected_HW = self.expect(gray_HW)
+        error_N = tile_errors(gray_HW, expected_HW, size, overlap)
+        row["worst_tile"] = float(error_N[judged_N].max())
+        row["reconstruction_error"] = float(error_N[judged_N].mean())
+        row["score"] = row["worst_tile"] / row["tiles"] ** self._photographs.size_exponent
+        limit = self._photographs.map_limit
+        row["map_peak"], row["anomalous_fraction"] = _map_summary(gray_HW, expected_HW, judged_HW, limit)
+        if math.isfinite(limit) and self._rules.regions:
+            found = find_regions(gray_HW, expected_HW, judged_HW, limit=limit, most=self._rules.regions)
+            row["regions"] = [_region(region, factor, ground) for region in found]
+        if self._keep_tiles:
+            row["tile_errors"] = list(_tile_rows(error_N, judged_N, gray_HW.shape, size, overlap, factor))
+        return row | {"status": str(Status.OK)}
+
+    def _judged(self, gray_HW: Gray, chroma_hw2: Gray) -> tuple[Bools, NDArray[np.float32]]:
+        """Which tiles are like the training images', and the features of all."""
+        feature_hwF = appearance.cells(gray_HW, chroma_hw2)
+        feature_NF = appearance.of_tiles(feature_hwF, gray_HW.shape, self._size, self._overlap)
+        return self._photographs.domain.contains(feature_NF), feature_NF
+
+    def expect(self, gray_HW: Gray) -> Gray:
+        """The photograph as it is reconstructed from its tiles, which are blended without seams.
+
+        Args:
+            gray_HW: Gray levels, at least a tile a side.
+
+        Returns:
+            expected_HW. Of a crop, the same inside as far as a reconstruction does not depend on
+            where its tile lies: see docs/photographs.md.
+        """
+        size, overlap = self._size, self._overlap
+        down, across = (starts(length, size, overlap) for length in gray_HW.shape)
+        weight_KS, weight_JS = blending(down, size, overlap), blending(across, size, overlap)
+        places = [(k, y, j, x) for k, y in enumerate(down) for j, x in enumerate(across)]
+        sum_HW = np.zeros(gray_HW.shape, np.float32)
+        for first in range(0, len(places), _CHUNK_TILES):
+            chunk = places[first : first + _CHUNK_TILES]
+            tile_NSS = np.stack([gray_HW[y : y + size, x : x + size] for _, y, _, x in chunk])
+            for (k, y, j, x), x_hat_SS in zip(chunk, self._tiles.reconstruct(tile_NSS), strict=True):
+                sum_HW[y : y + size, x : x + size] += weight_KS[k][:, None] * weight_JS[j] * x_hat_SS
+        sum_HW += 1
+        sum_HW *= 127.5
+        return np.rint(sum_HW, out=sum_HW).astype(np.uint8)
+
+
+def tile_errors(gray_HW: Gray, expected_HW: Gray, size: int, overlap: int) -> NDArray[np.float32]:
+    """Mean squared error of each tile, in units of the network's input range [-1, 1], squared.
+
+    Returns:
+        error_N, row by row as `tile.cut` orders them.
+    """
+    down, across = (np.array(starts(length, size, overlap)) for length in gray_HW.shape)
+    rows = []
+    for y in down:
+        difference_SW = cv2.absdiff(gray_HW[y : y + size], expected_HW[y : y + size]).astype(np.int64)
+        total_W = np.cumsum(np.pad(np.square(difference_SW).sum(axis=0), (1, 0)))
+        rows.append(total_W[across + size] - total_W[across])
+    return (np.concatenate(rows) / (size**2 * 127.5**2)).astype(np.float32)
+
+
+def _map_summary(gray_HW: Gray, expected_HW: Gray, judged_HW: Bools, limit: float) -> tuple[float, float]:
+    """The largest value of the anomaly map in the judged area, and the share of that over the limit."""
+    peak, over = 0.0, 0
+    for top in range(0, len(gray_HW), _STRIP):
+        above, below = max(0, top - HALO), top + _STRIP + HALO
+        map_HW = residual_map(gray_HW[above:below], expected_HW[above:below])[top - above :][:_STRIP]
+        value_P = map_HW[judged_HW[top : top + _STRIP]]
+        peak, over = max(peak, float(value_P.max(initial=0.0))), over + int(np.count_nonzero(value_P > limit))
+    return peak, over / np.count_nonzero(judged_HW)
+
+
+def _area(judged_N: Bools, shape: tuple[int, int], size: int, overlap: int) -> Bools:
+    """The pixels that at least one judged tile covers."""
+    down, across = (starts(length, size, overlap) for length in shape)
+    judged_HW = np.zeros(shape, np.bool_)
+    for index in np.flatnonzero(judged_N):
+        y, x = down[index // len(across)], across[index % len(across)]
+        judged_HW[y : y + size, x : x + size] = True
+    return judged_HW
+
+
+def _region(region: Region, factor: float, ground: Ground | None) -> Row:
+    """A region in pixels of the photograph, and in millimetres where its pitch is known.
+
+    Args:
+        region: In pixels of the resampled photograph.
+        factor: Of those to pixels of the photograph itself.
+        ground: Of the photograph itself.
+    """
+    row: Row = {name: round(getattr(region, name) / factor) for name in ("x", "y", "width", "height")}
+    row |= {"area": round(region.area / factor**2), "peak": region.peak}
+    row["outline"] = [round(value / factor) for point in region.outline for value in point]
+    if region.length is None or region.mean_width is None:
+        return row
+    sizes = {"length": (region.length, LENGTH_ERROR * region.length), "mean_width": (region.mean_width, WIDTH_ERROR)}
+    for name, (pixels, error) in sizes.items():
+        row[name] = pixels / factor
+        if ground:
+            pitch = ground.mm_per_pixel / factor
+            row[f"{name}_mm"], row[f"{name}_mm_error"] = in_millimetres(pixels, pitch, ground.relative_error, error)
+    return row
+
+
+def _cannot_judge(message: str) -> Row:
+    return {"status": str(Status.CANNOT_JUDGE), "message": message}
+
+
+def _tile_rows(
+    error_N: NDArray[np.float32], judged_N: Bools, shape: tuple[int, int], size: int, overlap: int, factor: float
+) -> Iterator[Row]:
+    down, across = (starts(length, size, overlap) for length in shape)
+    places = ((x, y) for y in down for x in across)
+    for (x, y), error, judged in zip(places, error_N.tolist(), judged_N.tolist(), strict=True):
+        yield {"x": round(x / factor), "y": round(y / factor), "reconstruction_error": error, "judged": judged}

@@ -1,0 +1,200 @@
+"""A photograph with its anomaly map and regions on it, as a JPEG that keeps when and where it was taken.
+
+The colors of a map value are the same in every picture of a model: they depend on its limit alone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageDraw, ImageFont
+
+FULL = 4
+"""Colors grow with the map up to so many times the limit, and opacity up to half as many."""
+
+_OPACITY = 0.85  # at the most, so that what lies below stays visible
+_LEVELS = np.arange(256, dtype=np.uint8)[:, None]
+# Vivid even at its dark end; its lightness only grows: it reads without color vision, and in print.
+_COLOR_L3 = cv2.applyColorMap(_LEVELS, cv2.COLORMAP_PLASMA)[:, 0, ::-1]
+_OPACITY_L1 = _OPACITY * np.minimum(_LEVELS / 128, 1)
+_NARROWEST = 640  # pixels of a picture, so that the bar below a small photograph can be read
+_QUALITY = 85
+_MAX_EXIF = 65_000  # bytes; a JPEG segment holds 65,533
+_MAX_TAGS = 500  # of a directory; cameras write under 100, a hostile file 65,000
+# What describes the file that the pixels came from: its layout (TIFF 6.0), its size, and where other things lay in it.
+_LAYOUT = {*range(254, 270), 273, *range(277, 282), 284, 317, *range(320, 326), *range(330, 348), *range(512, 534)}
+_LAYOUT |= {ExifTags.IFD.Interop, ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight}
+_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+
+
+def draw(
+    photo: Image.Image,
+    map_HW: NDArray[np.float32],
+    limit: float,
+    boxes: Iterable[tuple[int, int, int, int]],
+    *,
+    title: str,
+    score: float | None,
+    p_value: float | None,
+    is_bound: bool = False,
+    judged_HW: NDArray[np.bool_] | None = None,
+    side: int = 2000,
+) -> bytes:
+    """Draws the anomaly map and the regions of a photograph on it.
+
+    Args:
+        photo: As opened: neither loaded nor turned upright.
+        map_HW: Its anomaly map, upright, at any resolution.
+        limit: Of the map.
+        boxes: x, y, width and height of each region in pixels of the upright photograph.
+        title: Such as the file's name.
+        score: Of the photograph; None where it was not scored.
+        p_value: Of the score.
+        is_bound: Whether that is an upper bound.
+        judged_HW: What was judged, upright, at any resolution; the rest is shown dark.
+        side: Longest side of the photograph in the picture, in pixels.
+
+    Returns:
+        A JPEG with the photograph's EXIF, orientation 1 and no thumbnail.
+
+    Raises:
+        OSError: The photograph cannot be decoded; so do other exceptions of Pillow's decoders.
+    """
+    exif = _exif(photo)  # before the pixels: loading a TIFF closes it
+    profile = photo.info.get("icc_profile") if photo.mode == "RGB" else None
+    picture, scale = _upright(photo, side)
+    picture_HW3 = np.asarray(picture)
+    if judged_HW is not None:
+        is_dark_HW = cv2.resize(judged_HW.astype(np.uint8), picture.size, interpolation=cv2.INTER_NEAREST) == 0
+        picture_HW3 = np.where(is_dark_HW[..., None], picture_HW3 // 3, picture_HW3)
+        map_HW = np.where(judged_HW, map_HW, 0)
+    canvas = _blend(picture_HW3, _levels(map_HW, limit, picture.size))
+    pen = ImageDraw.Draw(canvas)
+    for x, y, width, height in boxes:
+        box = [x * scale - 2, y * scale - 2, (x + width) * scale + 2, (y + height) * scale + 2]
+        pen.rectangle(box, outline="black", width=3)
+        pen.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline="white", width=1)
+    verdict = "not judged" if score is None else f"score {score:.4g}"
+    verdict += "" if p_value is None else f", p {'<=' if is_bound else '='} {p_value:.2g}"
+    sheet = _with_bar(canvas, title, verdict, limit)
+    file = io.BytesIO()
+    sheet.save(file, "JPEG", quality=_QUALITY, exif=exif, icc_profile=profile)
+    return file.getvalue()
+
+
+def _upright(photo: Image.Image, side: int) -> tuple[Image.Image, float]:
+    """The photograph in color, upright, its longest side at most `side`; and its scale."""
+    width, height = photo.size
+    scale = min(1.0, side / max(width, height))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    photo.draft("RGB", size)  # a JPEG is decoded at a half, a quarter or an eighth
+    photo.load()
+    orientation = _orientation(photo)  # after the pixels: loading a TIFF turns it upright
+    if photo.mode.startswith("I"):
+        photo = Image.fromarray((np.asarray(photo) // 257).astype(np.uint8))
+    if photo.size[::-1] == (width, height) and width != height:  # so it was turned
+        size = (size[1], size[0])
+    picture = photo.convert("RGB").resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    turns = Image.Transpose
+    turn = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_270,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_90,
+    }.get(orientation)
+    return picture if turn is None else picture.transpose(turn), scale
+
+
+def _orientation(photo: Image.Image) -> int:
+    try:
+        return int(photo.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata does not make the pixels wrong
+        return 1
+
+
+def _levels(map_HW: NDArray[np.float32], limit: float, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The map at the size of the picture, 255 being FULL times the limit and more."""
+    block = round(map_HW.shape[1] / size[0])
+    if block > 1:  # the largest value of each block: a mean would lose a thin crack
+        map_HW = np.asarray(cv2.dilate(map_HW, np.ones((block, block), np.uint8)), np.float32)
+    method = cv2.INTER_NEAREST if block > 1 else cv2.INTER_LINEAR
+    value_HW = cv2.resize(map_HW, size, interpolation=method)
+    return np.asarray(np.clip(value_HW * (255 / (FULL * limit)), 0, 255), np.uint8)
+
+
+def _blend(picture_HW3: NDArray[np.uint8], level_HW: NDArray[np.uint8]) -> Image.Image:
+    ink_L3 = (_COLOR_L3 * _OPACITY_L1).astype(np.float32)
+    clear_L3 = np.repeat(1 - _OPACITY_L1, 3, axis=1).astype(np.float32)
+    return Image.fromarray(np.rint(picture_HW3 * clear_L3[level_HW] + ink_L3[level_HW]).astype(np.uint8))
+
+
+def _with_bar(picture: Image.Image, title: str, verdict: str, limit: float) -> Image.Image:
+    """The picture above a bar that names the file, its score and the scale of the colors."""
+    width = max(picture.width, _NARROWEST)
+    letter = max(14, width // 90)
+    font = ImageFont.load_default(letter)
+    sheet = Image.new("RGB", (width, picture.height + round(6.2 * letter)), "white")
+    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    pen = ImageDraw.Draw(sheet)
+    gap, top = letter // 2, picture.height + letter // 2
+    verdict_px = font.getlength(verdict)
+    pen.text((width - gap - verdict_px, top), verdict, "black", font)
+    name = "".join(sign if sign.isprintable() else "?" for sign in title)
+    while name and font.getlength(name) > width - 4 * gap - verdict_px:
+        name = "…" + name[max(2, len(name) // 20) :]
+    pen.text((gap, top), name, "black", font)
+
+    ramp_top, ramp_px = top + round(1.6 * letter), width - 8 * letter
+    gray_HW3 = np.full((letter, ramp_px, 3), 160, np.uint8)
+    ramp_HW = np.tile(np.linspace(0, 255, ramp_px).astype(np.uint8), (letter, 1))
+    sheet.paste(_blend(gray_HW3, ramp_HW), (4 * letter, ramp_top))
+    for multiple in range(FULL + 1):
+        text = {0: "0", 1: f"limit {limit:.3g}", FULL: f"{FULL}x and more"}.get(multiple, f"{multiple}x")
+        place = (4 * letter + ramp_px * multiple / FULL, ramp_top + 1.2 * letter)
+        pen.text(place, text, "black", font, anchor="ma")
+    caption = "anomaly map: smoothed squared residual of a pixel, gray levels from -1 to 1; dark: not judged"
+    pen.text((width / 2, ramp_top + 2.4 * letter), caption, "black", font, anchor="ma")
+    return sheet
+
+
+def _exif(photo: Image.Image) -> bytes:
+    """The EXIF of a photograph, as far as it can be read and fits, for its upright pixels."""
+    entries = []
+    try:
+        source = photo.getexif()
+        directories = [(0, source), *((tag, source.get_ifd(tag)) for tag in _DIRECTORIES if tag in source)]
+        for directory, tags in directories:
+            wanted = (tag for tag in tags if tag not in _LAYOUT and tag not in _DIRECTORIES)
+            entries += [entry for tag in islice(wanted, _MAX_TAGS) if (entry := _entry(directory, tags, tag))]
+    except Exception:  # hostile bytes raise nearly anything; what was read is kept
+        pass
+    kept: dict[int, dict[int, Any]] = {0: {}}
+    room = _MAX_EXIF
+    for size, directory, tag, value in sorted(entries, key=lambda entry: entry[:3]):  # the largest may find no room
+        room -= size
+        if room > 0:
+            kept.setdefault(directory, {})[tag] = value
+    exif = Image.Exif()
+    for tag, value in {**kept.pop(0), **kept, ExifTags.Base.Orientation: 1}.items():
+        exif[tag] = value
+    return exif.tobytes()
+
+
+def _entry(directory: int, tags: Mapping[int, Any], tag: int) -> tuple[int, int, int, Any] | None:
+    """Bytes that a tag takes, its directory, itself and its value; None where it cannot be read or written."""
+    try:
+        value = tags[tag]
+        alone = Image.Exif()
+        alone[directory or tag] = {tag: value} if directory else value
+        return len(alone.tobytes()), directory, tag, value
+    except Exception:
+        return None

@@ -1,0 +1,93 @@
+"""Pictures of photographs with their anomaly maps: those with the highest scores, and some others."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from crackvae.dataset.decoder import Decoder
+from crackvae.dataset.sources import Reader
+from crackvae.images.decode import Gray
+from crackvae.images.ground import Ground
+from crackvae.model.artifact import Artifact
+from crackvae.model.photograph import PhotoScorer
+from crackvae.report import overlay
+from crackvae.terminal import log, progress
+
+WORST, OTHERS = 8, 4
+"""How many are drawn."""
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_NAME_LETTERS = 60
+
+
+def draw(scored: pa.Table, regions: pa.Table, model: Artifact, seed: int) -> Iterator[tuple[str, bytes]]:
+    """Draws photographs; one that can no longer be read is left out, and the log says so.
+
+    Args:
+        scored: Rows of the results that have a score.
+        regions: Of the run.
+        model: What scored them.
+        seed: Of the choice of the others.
+
+    Yields:
+        File name and JPEG.
+    """
+    rows = _chosen(scored["score"].to_numpy(), seed)
+    chosen = scored.take(pa.array(rows))
+    scorer = PhotoScorer(model, "cpu", "fp32")
+    with (
+        Decoder(model.config.image) as decoder,
+        Reader() as reader,
+        progress("drawing", len(rows), "images") as advance,
+    ):
+        read = decoder.photographs(chosen)
+        for rank, (row, (found, arrays)) in enumerate(zip(chosen.to_pylist(), read, strict=True), 1):
+            advance(1)
+            try:
+                if not arrays:
+                    raise OSError(found["message"])
+                with Image.open(io.BytesIO(reader.read(row["uri"], model.config.image.max_megabytes * 10**6))) as photo:
+                    yield _name(rank, row["image_id"]), _picture(photo, row, arrays, regions, scorer, model)
+            except Exception as error:  # a picture less is no reason to end a job that has scored everything
+                log.warning("%s: cannot be drawn: %s", row["image_id"], " ".join(str(error).split()))
+
+
+def _picture(
+    photo: Image.Image, row: dict[str, Any], arrays: list[Gray], regions: pa.Table, scorer: PhotoScorer, model: Artifact
+) -> bytes:
+    assert model.photographs is not None
+    pitch = row["mm_per_pixel"]
+    ground = Ground(pitch, row["mm_per_pixel_error"]) if pitch else None
+    own = regions.filter(pc.equal(regions["image_id"], row["image_id"])).select(["x", "y", "width", "height"])
+    boxes = [tuple(box.values()) for box in own.to_pylist()]
+    map_HW, judged_HW = scorer.anomaly_map(arrays[0], arrays[1], ground)
+    return overlay.draw(
+        photo,
+        map_HW,
+        model.photographs.map_limit,
+        boxes,
+        title=row["image_id"],
+        score=row["score"],
+        p_value=row["p_value"],
+        is_bound=bool(row["p_value_is_bound"]),
+        judged_HW=judged_HW,
+    )
+
+
+def _chosen(score_N: np.ndarray, seed: int) -> np.ndarray:
+    """Rows: the highest scores first, then others at random."""
+    order_N = np.argsort(-score_N, kind="stable")
+    others_N = np.random.default_rng(seed).permutation(order_N[WORST:])[:OTHERS]
+    return np.concatenate([order_N[:WORST], others_N])
+
+
+def _name(rank: int, image_id: str) -> str:
+    return f"{rank:02d}-{_UNSAFE.sub('_', image_id)[-_NAME_LETTERS:].removesuffix('.jpg')}.jpg"

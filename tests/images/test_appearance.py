@@ -1,0 +1,42 @@
+import cv2
+import numpy as np
+
+from crackvae.images import appearance
+
+
+def _cells(gray_HW, chroma=(128, 128)):
+    return appearance.cells(gray_HW, np.full((32, 32, 2), chroma, np.uint8))
+
+
+def _noise(sigma, size=256):
+    return np.clip(np.random.default_rng(0).normal(120, sigma, (size, size)), 0, 255).astype(np.uint8)
+
+
+def test_brightness_and_color_are_means_of_the_cell():
+    gray_HW = np.repeat(np.arange(16, dtype=np.uint8) * 10, 16)[None].repeat(256, axis=0)
+    feature_hwF = _cells(gray_HW, (100, 140))
+    np.testing.assert_allclose(feature_hwF[3, :, 0], np.arange(16) * 10)
+    assert (feature_hwF[..., 3:] == (100, 140)).all()
+
+
+def test_twice_the_texture_is_an_octave_more_and_a_blur_takes_the_fine_one():
+    weak, strong = (_cells(_noise(sigma))[..., 1:3].mean(axis=(0, 1)) for sigma in (8, 16))
+    np.testing.assert_allclose(strong - weak, 1, atol=0.2)
+    blurred = _cells(cv2.GaussianBlur(_noise(16), (0, 0), 4))[..., 1:3].mean(axis=(0, 1))
+    assert strong[0] - blurred[0] > 3
+    assert strong[1] - blurred[1] < 1.5
+
+
+def test_strips_of_a_tall_image_join_without_a_seam():
+    tall_HW = np.concatenate([_noise(10, 1024), _noise(10, 1024)[:512]])
+    whole = appearance.cells(tall_HW, np.full((4, 4, 2), 128, np.uint8))
+    part = appearance.cells(tall_HW[512:], np.full((4, 4, 2), 128, np.uint8))
+    np.testing.assert_allclose(whole[40:], part[8:], rtol=1e-5)
+
+
+def test_a_crack_hardly_changes_the_features_of_its_tile():
+    sound_HW = _noise(10)
+    cracked_HW = cv2.line(sound_HW.copy(), (0, 40), (255, 200), 20, 12)
+    tiles = [appearance.of_tiles(_cells(x_HW), x_HW.shape, 128, 0) for x_HW in (sound_HW, cracked_HW)]
+    assert np.abs(tiles[1] - tiles[0]).max(axis=0)[0] < 3  # gray levels; their mean falls by 8
+    assert np.abs(tiles[1] - tiles[0]).max(axis=0)[1:3].max() < 0.35  # octaves

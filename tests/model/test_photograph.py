@@ -1,0 +1,140 @@
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny import TINY
+
+from crackvae.errors import ArtifactError
+from crackvae.images import appearance
+from crackvae.images.ground import Ground
+from crackvae.images.tile import cut
+from crackvae.model.artifact import Photographs, build_network
+from crackvae.model.photograph import PhotoScorer, tile_errors
+from crackvae.schema import PART
+from crackvae.statistics import domain
+
+CHROMA_hw2 = np.full((20, 20, 2), 128, np.uint8)
+SIZE, OVERLAP = 32, 8
+
+
+def concrete(height, width, seed=0, mean=150):
+    noise_HW = np.random.default_rng(seed).normal(0, 12, (height, width)).astype(np.float32)
+    return np.clip(mean + cv2.GaussianBlur(noise_HW, (0, 0), 1) * 3, 0, 255).astype(np.uint8)
+
+
+def learnt(coarsest=None):
+    gray_HW = concrete(512, 512, seed=9)
+    feature_hwF = appearance.cells(gray_HW, CHROMA_hw2)
+    return domain.fit(appearance.of_tiles(feature_hwF, gray_HW.shape, SIZE, 0), coarsest)
+
+
+def native(artifact, image=None, **options):
+    config = TINY.model_copy(update={"image": TINY.image.model_copy(update={"tiling": "native", **(image or {})})})
+    photographs = Photographs(learnt(**options), size_exponent=0.2, map_limit=0.5)
+    torch.manual_seed(0)
+    weights = build_network(config).state_dict() if image else artifact.weights
+    return dataclasses.replace(artifact, config=config, weights=weights, photographs=photographs)
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_artifact):
+    return PhotoScorer(native(tiny_artifact), "cpu", "fp32", keep_tiles=True)
+
+
+def test_the_expected_photograph_is_blended_from_the_reconstructions_of_its_tiles(scorer):
+    gray_HW = concrete(SIZE, 56)  # two tiles that share 8 columns
+    left_SS, right_SS = (scorer._tiles.reconstruct(cut(gray_HW, SIZE, OVERLAP)) + 1) * 127.5
+    expected_HW = scorer.expect(gray_HW)
+    np.testing.assert_allclose(expected_HW[:, :24], left_SS[:, :24], atol=0.51)
+    np.testing.assert_allclose(expected_HW[:, 32:], right_SS[:, 8:], atol=0.51)
+    low, high = np.minimum(left_SS[:, 24:], right_SS[:, :8]), np.maximum(left_SS[:, 24:], right_SS[:, :8])
+    assert (expected_HW[:, 24:32] >= low - 0.51).all()
+    assert (expected_HW[:, 24:32] <= high + 0.51).all()
+
+
+def test_a_crop_along_the_grid_of_tiles_gives_the_same_inside(scorer):
+    gray_HW = concrete(300, 420)
+    step = SIZE - OVERLAP
+    whole_HW, crop_HW = scorer.expect(gray_HW), scorer.expect(gray_HW[2 * step :, 3 * step :])
+    inside = np.s_[SIZE:-SIZE, SIZE:-SIZE]  # the last tile of each side ends at its edge, wherever that is
+    np.testing.assert_array_equal(whole_HW[2 * step :, 3 * step :][inside], crop_HW[inside])
+
+
+def test_the_error_of_a_tile_is_the_mean_of_its_squared_residuals():
+    gray_HW, expected_HW = concrete(100, 77), concrete(100, 77, seed=1)
+    x_NSS, y_NSS = (cut(image_HW, SIZE, OVERLAP) / 127.5 - 1 for image_HW in (gray_HW, expected_HW))
+    mean_N = np.mean((x_NSS - y_NSS) ** 2, axis=(1, 2))
+    np.testing.assert_allclose(tile_errors(gray_HW, expected_HW, SIZE, OVERLAP), mean_N, rtol=1e-5)
+
+
+def test_a_sound_photograph_is_judged_and_the_rows_columns_exist(scorer):
+    row = scorer.score(concrete(300, 420), CHROMA_hw2, None)
+    assert row["status"] == "ok"
+    assert row["judged_fraction"] > 0.99
+    assert row["score"] == pytest.approx(row["worst_tile"] / row["tiles"] ** 0.2)
+    judged = [tile["reconstruction_error"] for tile in row["tile_errors"] if tile["judged"]]
+    assert (len(judged), max(judged)) == (row["tiles"], row["worst_tile"])
+    assert row.keys() <= set(PART.names)
+
+
+def test_what_is_not_like_the_training_images_is_left_out_of_the_maximum(scorer):
+    gray_HW = concrete(300, 600)
+    gray_HW[:, 300:] = np.random.default_rng(1).integers(0, 256, (300, 300))  # leaves
+    row = scorer.score(gray_HW, CHROMA_hw2, None)
+    assert 0.45 < row["judged_fraction"] < 0.65
+    left = scorer.score(np.ascontiguousarray(gray_HW[:, :300]), CHROMA_hw2, None)
+    assert row["worst_tile"] < 3 * left["worst_tile"]
+    assert all(region["x"] + region["width"] <= 340 for region in row["regions"])
+
+
+@pytest.mark.parametrize(
+    ("photo", "chroma", "why"),
+    [
+        (concrete(300, 400, mean=40), 128, "lower brightness"),
+        (np.full((300, 400), 150, np.uint8), 128, "lower fine texture"),
+        (cv2.GaussianBlur(concrete(300, 400), (0, 0), 5), 128, "lower fine texture"),
+        (concrete(300, 400), 190, "higher blue"),
+    ],
+)
+def test_a_photograph_that_is_mostly_something_else_is_not_judged_and_says_why(scorer, photo, chroma, why):
+    row = scorer.score(photo, np.full((20, 20, 2), (chroma, 128), np.uint8), None)
+    assert (row["status"], row.get("score")) == ("cannot_judge", None)
+    assert row["judged_fraction"] < 0.25
+    assert why in row["message"]
+
+
+def test_a_photograph_smaller_than_a_tile_is_too_small(scorer):
+    assert scorer.score(concrete(31, 400), CHROMA_hw2, None)["status"] == "too_small"
+
+
+def test_a_coarser_photograph_than_the_model_knows_is_not_judged(tiny_artifact):
+    scorer = PhotoScorer(native(tiny_artifact, coarsest=1.0), "cpu", "fp32")
+    photo_HW = concrete(300, 400)
+    assert scorer.score(photo_HW, CHROMA_hw2, Ground(1.9, 0.1))["status"] == "ok"
+    row = scorer.score(photo_HW, CHROMA_hw2, Ground(2.1, 0.1))
+    assert (row["status"], row["message"]) == (
+        "cannot_judge", "2.1 mm a pixel; the model knows 1"
+    )  # fmt: skip
+
+
+def test_photographs_are_brought_to_the_models_pixel_pitch(tiny_artifact):
+    scorer = PhotoScorer(native(tiny_artifact, {"mm_per_pixel": 2.0, "tile_size": 64}), "cpu", "fp32")
+    photo_HW = cv2.resize(concrete(300, 400), (800, 600), interpolation=cv2.INTER_NEAREST)
+    crack_HW = cv2.line(photo_HW.copy(), (200, 100), (200, 500), 0, 8)
+    row = scorer.score(crack_HW, CHROMA_hw2, Ground(1.0, 0.1))
+    assert row["status"] == "ok"
+    line = max(row["regions"], key=lambda region: region["height"])
+    assert line["y"] == pytest.approx(100, abs=12)  # in pixels of the photograph itself
+    assert line["length"] == pytest.approx(400, rel=0.1)
+    assert line["length_mm"] == pytest.approx(line["length"] * 1.0)
+    assert line["length_mm_error"] > 0.1 * line["length_mm"]
+    assert scorer.score(photo_HW, CHROMA_hw2, None)["message"].startswith("its pixel pitch is unknown")
+    assert "the model knows 2" in scorer.score(photo_HW, CHROMA_hw2, Ground(4e5, 0.1))["message"]  # EXIF may say so
+    assert scorer.score(photo_HW, CHROMA_hw2, Ground(0.01, 0.1))["status"] == "too_small"
+
+
+def test_a_model_of_whole_images_scores_no_photographs(tiny_artifact):
+    with pytest.raises(ArtifactError, match="whole images"):
+        PhotoScorer(tiny_artifact, "cpu", "fp32")
