@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sources(sub)
     _add_out(sub, "the run directory")
     _add_device(sub)
-
+    _add_photograph_options(sub)
     retry = "try the files of this status once more (unreadable, crashed, ...); all other rows are kept"
     sub.add_argument("--retry", type=_failed_status, metavar="STATUS", help=retry)
 
@@ -203,6 +203,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("check", "verify a run from its files alone, or say how far it is", "runs/bridge-17")
     sub.add_argument("run", help="from `crackvae score` or `evaluate`")
+
+    _add_compare(command("compare", "show where two surveys differ", "runs/2025 runs/2026 --out changes"))
 
     sub = command("reproduce", "run the reference experiment from images to metrics", "metu.zip --out runs/metu")
     _add_sources(sub)
@@ -240,8 +242,26 @@ def _add_split_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
 
 
+def _add_photograph_options(parser: argparse.ArgumentParser) -> None:
+    pitch = "ground sampling distance of the photographs (default: what their EXIF says)"
+    parser.add_argument("--mm-per-pixel", type=_positive_number, metavar="MM", help=pitch)
+    parser.add_argument("--tiles", action="store_true", help="keep the error of every tile of a photograph, in tiles/")
+    structures = "CSV with the columns pattern, structure, element: adds up results by structure"
+    parser.add_argument("--structures", metavar="FILE", help=structures)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", help="a finished run")
+    parser.add_argument("new", help="a later one")
+    _add_out(parser, "directory of compare.parquet and compare.csv")
+    by_place = "match photographs by position, within this distance (default: by name)"
+    parser.add_argument("--radius", type=_positive_number, metavar="METRES", help=by_place)
+    other = "allow runs of different models; only their p-values and predictions are compared"
+    parser.add_argument("--other-model", action="store_true", help=other)
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="TOML; what it leaves out is the reference recipe")
+    parser.add_argument("--config", metavar="FILE", help="TOML; what it leaves out follows from its recipe")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -255,10 +275,20 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _positive_number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
 def _failed_status(text: str) -> Status:
     from crackvae.schema import Status
 
-    failed = [str(status) for status in Status if status != Status.OK]
+    failed = [str(status) for status in Status if status not in {Status.OK, Status.CANNOT_JUDGE}]
     if text not in failed:
         raise argparse.ArgumentTypeError(f"{text!r} is no status of a failed file; use one of {', '.join(failed)}")
     return Status(text)

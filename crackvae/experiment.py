@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from crackvae import config as configuration
 from crackvae import storage
@@ -92,7 +92,7 @@ def train(manifest: str, out: str, *, config: str | None, **options: Any) -> Exi
     Args:
         manifest: With splits.
         out: Directory of the model.
-        config: A TOML file, or None for the reference recipe.
+        config: A TOML file, or None for the default recipe.
         options: workers, start_from and device, as for `training.train`.
     """
     from crackvae.cluster import training
@@ -103,11 +103,35 @@ def train(manifest: str, out: str, *, config: str | None, **options: Any) -> Exi
     return ExitCode.DONE
 
 
-def score(model: str, sources: Sequence[str], out: str, **options: Any) -> ExitCode:
-    """Scores a survey, draws it, prints counts and where the results are."""
-    from crackvae.cluster import scoring
+def score(model: str, sources: Sequence[str], out: str, *, structures: str | None = None, **options: Any) -> ExitCode:
+    """Scores a survey, draws it, prints counts and where the results are.
 
-    return _show(scoring.score(model, sources, out, **options), model)
+    Args:
+        model: The model artifact.
+        sources: What to score.
+        out: The run directory.
+        structures: A CSV file by which results are added up.
+        options: As for `scoring.score`.
+    """
+    from crackvae.cluster import scoring
+    from crackvae.report import structures as by_structure
+
+    table = by_structure.read(structures) if structures else None  # now: not after hours of scoring
+    outcome = scoring.score(model, sources, out, **options)
+    if table is not None:
+        aggregates = by_structure.aggregate(finalize.read_blocks(outcome.run), table)
+        aggregates.write_csv(storage.join(outcome.run, directory.STRUCTURES))
+        print(aggregates.text(), end="\n\n")
+    return _show(outcome, model)
+
+
+def _write_positions(run: str) -> None:
+    from crackvae.report import geo
+
+    parquet, geojson = (storage.join(run, name) for name in (directory.POSITIONS, directory.POSITIONS_GEOJSON))
+    if not storage.exists(geojson) and geo.any_position(finalize.read_blocks(run, columns=["latitude"])):
+        count = geo.write(finalize.read_blocks(run), parquet, geojson)
+        log.info("%s photographs have a position: %s", f"{count:,}", geojson)
 
 
 def evaluate(model: str, manifest: str, out: str, *, device: str = "auto") -> ExitCode:
@@ -120,6 +144,7 @@ def evaluate(model: str, manifest: str, out: str, *, device: str = "auto") -> Ex
 def _show(outcome: Outcome, model: str) -> ExitCode:
     from crackvae.report import pictures
 
+    _write_positions(outcome.run)
     figures = storage.join(outcome.run, directory.FIGURES)
     if not storage.exists(storage.join(figures, pictures.LAST)):
         pictures.draw(outcome.run, model)
@@ -134,6 +159,15 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     print("\n".join(tables.counts_lines(metrics)))
     if metrics["sets"]:
         print("\n" + tables.metrics_table(metrics) + "\n")
+
+
+def compare(old: str, new: str, out: str, *, radius: float | None, other_model: bool) -> ExitCode:
+    """Compares two surveys, prints what changed most and where the table is."""
+    from crackvae.report import compare as comparing
+
+    print(comparing.compare(old, new, out, radius=radius, other_model=other_model).text())
+    print(f"results: {out}")
+    return ExitCode.DONE
 
 
 def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitCode:
@@ -152,6 +186,7 @@ def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitC
     with lock.holding(run):
         judge.set_threshold(scored, quantile=quantile, value=value)
         metrics = finalize.finalize(scored)
+    _write_positions(run)
     _print_metrics(metrics)
     print("pictures: `crackvae score` or `evaluate` with the arguments of before draws them again")
     print(f"results: {run}")
@@ -202,7 +237,7 @@ def reproduce(
     """
     from crackvae.cluster import training
 
-    recipe = _config(config)
+    recipe = _config(config, "reference")
     facts = {
         "sources": [storage.to_uri(source) for source in sources],
         "labels": [list(normal), list(crack), label_column],
@@ -239,10 +274,10 @@ def _refuse_other(out: str, facts: dict[str, Any]) -> None:
         raise RefusedError(f"{out}: is another experiment: {'; '.join(differs)}; give a new --out")
 
 
-def _config(config: str | Config | None) -> Config:
+def _config(config: str | Config | None, recipe: Literal["default", "reference"] = "default") -> Config:
     if isinstance(config, Config):
         return config
-    return configuration.load(Path(config)) if config else Config()
+    return configuration.load(Path(config), recipe) if config else Config(recipe=recipe)
 
 
 def demo(out: str) -> ExitCode:
@@ -256,4 +291,4 @@ def demo(out: str) -> ExitCode:
         raise RefusedError(f"{out}: holds something else; give an empty directory")
     if not (experiment / "manifest.parquet").exists():
         synthetic.write_survey(images, normals=_DEMO_NORMALS, cracks=_DEMO_CRACKS)
-    return reproduce([str(images)], str(experiment), config=Config(training=_DEMO_TRAINING))
+    return reproduce([str(images)], str(experiment), config=Config(recipe="reference", training=_DEMO_TRAINING))

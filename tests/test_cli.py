@@ -47,7 +47,7 @@ def out(tmp_path):
 def test_help_names_every_command_with_an_example():
     top = crackvae("--help")
     assert top.returncode == 0
-    for name in ("index", "split", "train", "evaluate", "score", "threshold", "check", "reproduce", "demo"):
+    for name in ("index", "split", "train", "evaluate", "score", "threshold", "check", "compare", "reproduce", "demo"):
         assert name in top.stdout
         assert f"crackvae {name}" in crackvae(name, "--help").stdout
 
@@ -239,6 +239,17 @@ def test_a_threshold_that_makes_no_sense_is_refused(tmp_path, options, code):
 def test_only_failed_files_can_be_tried_again():
     line = refused("score", "model", "survey", "--out", "run", "--retry", "ok", code=2)
     assert "unreadable, undecodable" in line
+
+
+def test_two_surveys_are_compared(tmp_path):
+    old, new = (runs.finished(tmp_path / name, labelled=False).location for name in ("old", "new"))
+    done = crackvae("compare", old, new, "--out", str(tmp_path / "changes"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"results: {tmp_path / 'changes'}"
+    assert (tmp_path / "changes" / "compare.parquet").exists()
+    refused("compare", old, new, "--out", str(tmp_path / "other"), "--radius", "0", code=2)
+    line = refused("compare", old, new, "--out", str(tmp_path / "other"), "--radius", "5")
+    assert "no photograph has a position" in line
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
