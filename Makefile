@@ -36,7 +36,7 @@ format: setup  ## rewrite the code in ruff's format
 bench: setup  ## speed of decoding and of the network on this machine
 	$(BIN)/python benchmarks/speed.py $(IMAGES)
 
-photographs: setup  ## what photographs show, from real data: an hour; writes docs/photographs.md
+photographs: setup  ## what photographs show, from real data: an hour; writes WORK/page.md
 	$(BIN)/python benchmarks/photographs.py $(DATA) $(WORK)
 
 clean:  ## what setup and demo made

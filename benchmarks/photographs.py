@@ -1,6 +1,6 @@
 """What crackvae is worth on photographs, from real data: `make photographs`.
 
-    python benchmarks/photographs.py DATA WORK      writes docs/photographs.md
+    python benchmarks/photographs.py DATA WORK      writes WORK/page.md
 
 DATA holds metu-concrete-20k.zip, sdnet2018-decks/ and drone-gps/; WORK keeps what was made, so that
 the same call goes on where it stopped.
@@ -36,7 +36,6 @@ from crackvae.images.tile import darkness
 from crackvae.report.tables import markdown
 from crackvae.run import finalize
 
-PAGE = Path(__file__).parents[1] / "docs" / "photographs.md"
 PHOTOS = ("7001", "7002", "7003", "7004")
 ALPHAS = (0.05, 0.1)
 

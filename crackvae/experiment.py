@@ -129,7 +129,7 @@ def _write_positions(run: str) -> None:
     from crackvae.report import geo
 
     parquet, geojson = (storage.join(run, name) for name in (directory.POSITIONS, directory.POSITIONS_GEOJSON))
-    if not storage.exists(geojson) and geo.any_position(finalize.read_blocks(run, columns=["latitude"])):
+    if not storage.exists(parquet) and geo.any_position(finalize.read_blocks(run, columns=["latitude"])):
         count = geo.write(finalize.read_blocks(run), parquet, geojson)
         log.info("%s photographs have a position: %s", f"{count:,}", geojson)
 
@@ -188,7 +188,7 @@ def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitC
         metrics = finalize.finalize(scored)
     _write_positions(run)
     _print_metrics(metrics)
-    print("pictures: `crackvae score` or `evaluate` with the arguments of before draws them again")
+    print("pictures and structures: `crackvae score` or `evaluate` with the arguments of before makes them again")
     print(f"results: {run}")
     return ExitCode.DONE
 

@@ -79,7 +79,7 @@ _PHOTOGRAPH = [
     pa.field("mm_per_pixel", pa.float32()),  # ground sampling distance, given or from EXIF
     pa.field("mm_per_pixel_error", pa.float32()),  # its relative error, about 95%
     pa.field("tiles", pa.int32()),  # that were judged
-    pa.field("worst_tile", pa.float32()),  # the largest reconstruction error of one
+    pa.field("worst_tile_error", pa.float32()),  # the largest reconstruction error of one
     pa.field("map_peak", pa.float32()),  # the largest value of the anomaly map
     pa.field("judged_fraction", pa.float32()),  # of the area
     pa.field("anomalous_fraction", pa.float32()),  # of the judged area, over the model's map limit

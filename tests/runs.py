@@ -20,6 +20,7 @@ def create(location, files=FILES, labelled=True, ids="{}.jpg", facts=None):
         {
             "image_id": ids.format(i),
             "uri": f"file:///{i}.jpg",
+            "size": 5000,
             "label": str(rng.choice(["normal", "crack"])) if labelled else None,
             "group": f"{i // 2}",
         }

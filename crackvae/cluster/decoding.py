@@ -40,9 +40,9 @@ def decode_batch(files: pa.Table, image: ImageConfig, most: int) -> dict[str, An
         if not arrays or (pitch and not (own and own <= COARSEST * pitch)):
             continue
         gray_HW, chroma_hw2 = arrays
-        if own and pitch:
-            gray_HW = resample(gray_HW, own / pitch)
-        if min(gray_HW.shape) >= size:
+        factor = own / pitch if own and pitch else 1.0
+        if round(factor * min(gray_HW.shape)) >= size:
+            gray_HW = resample(gray_HW, factor)
             tile_NSS = cut(gray_HW, size, 0)
             feature_NF = of_tiles(cells(gray_HW, chroma_hw2), gray_HW.shape, size, 0)
             taken = np.sort(np.random.default_rng(index).permutation(len(tile_NSS))[:most])

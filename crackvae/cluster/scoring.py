@@ -14,13 +14,13 @@ import crackvae
 from crackvae import storage
 from crackvae.cluster import session, survey
 from crackvae.dataset import manifest, sources
-from crackvae.errors import ArtifactError, ExitCode, InputError, UsageError
+from crackvae.errors import ArtifactError, ExitCode, InputError, RefusedError, UsageError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact
 from crackvae.model.backend import Backend
 from crackvae.run import directory, finalize, judge, lock, shards, summary
 from crackvae.run.directory import Run
-from crackvae.schema import EvaluationSet, Split, Status
+from crackvae.schema import SCHEMA_VERSION, EvaluationSet, Split, Status
 from crackvae.terminal import log
 
 Plan = Callable[[], tuple[pa.Table, pa.Array]]
@@ -198,21 +198,31 @@ def _go_on(run: Run, retry: Status | None, model: str, loaded: Artifact, device:
     )
     _score_missing(run, model, loaded, device)
     if retry is not None and (run.finished or run.retries[-1:] != (retry,)):
-        run = directory.add_retry(run, retry)
-        _score_missing(run, model, loaded, device)
+        run = _score_missing(run, model, loaded, device, retry)
     return run
 
 
-def _score_missing(run: Run, model: str, loaded: Artifact, device: str) -> None:
+def _score_missing(run: Run, model: str, loaded: Artifact, device: str, retry: Status | None = None) -> Run:
+    """Scores what is missing, or what a retry adds to it, which begins once the backend is known to be the run's."""
     work, damaged = shards.missing(run)
     for name, why in damaged.items():
         log.warning("%s: %s; it is scored again", name, why)
     log.info("%d of %d shards are left to score", len(work), run.plan.shards)
-    if work:
-        with session.session():
-            computed_on = _backend(loaded, device)
-            directory.check_same(run, {**run.facts, "backend": computed_on.as_dict()})
-            survey.score(run, work, model, computed_on)
+    if not work and retry is None:
+        return run
+    if run.version < SCHEMA_VERSION:
+        raise RefusedError(
+            f"{run.location}: was begun by an older crackvae; its results can be read, checked and judged by another "
+            "threshold; to score more, begin a new directory"
+        )
+    with session.session():
+        computed_on = _backend(loaded, device)
+        directory.check_same(run, {**run.facts, "backend": computed_on.as_dict()})
+        if retry is not None:
+            run = directory.add_retry(run, retry)
+            work, _ = shards.missing(run)
+        survey.score(run, work, model, computed_on)
+    return run
 
 
 def _backend(model: Artifact, device: str) -> Backend:

@@ -157,7 +157,7 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     score_n = scored["score"].to_numpy()
     normals = Normals.of_single_tiles(score_n)
     if model.photographs is not None:
-        normals = Normals(score_n, scored["worst_tile"].to_numpy(), scored["tiles"].to_numpy())
+        normals = Normals(score_n, scored["worst_tile_error"].to_numpy(), scored["tiles"].to_numpy())
     calibration.threshold(score_n, scoring.alpha)
     kept = Calibration(scored["image_id"].to_pylist(), scored["darkness"].to_numpy(), normals)
     photographs = model.photographs
@@ -218,7 +218,8 @@ def _decide_tiling(config: Config, rows: pa.Table) -> Config:
     with Decoder(image) as decoder:
         read = decoder.read(chosen)[1]
     side = pc.approximate_median(pc.min_element_wise(read["width"], read["height"])).as_py() or 0
-    tiling = "native" if side >= _NATIVE_TILES * image.tile_size else "resize"
+    large = side >= _NATIVE_TILES * image.tile_size
+    tiling = "native" if large or image.mm_per_pixel else "resize"
     log.info("tiling %s: half of the training images have %d pixels or more a side", tiling, side)
     return config.model_copy(update={"image": image.model_copy(update={"tiling": tiling})})
 
@@ -292,10 +293,11 @@ def _tiles(rows: pa.Table, config: Config) -> tuple[ray.data.Dataset, int]:
     missing = len(files) - int(decoded.sum("is_first") or 0)
     if missing > config.scoring.max_failed_fraction * len(files):
         raise TooManyFailedError(
-            f"{missing:,} of {len(files):,} training images cannot be read; `crackvae split` says which"
+            f"{missing:,} of {len(files):,} training images cannot be read (`crackvae split` says which), are smaller "
+            "than a tile, or their pixel pitch is unknown"
         )
     if missing:
-        log.warning("%d of %d images cannot be read and are left out", missing, len(files))
+        log.warning("%d of %d images cannot be used and are left out", missing, len(files))
     return decoded, missing
 
 

@@ -11,7 +11,6 @@ nothing is ever unpickled. A file costs 0.1 ms more than it does in this process
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import socket
@@ -21,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from math import isnan, prod
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -40,6 +40,7 @@ _EXIT_SECONDS = 5  # a process in an uninterruptible read heeds not even SIGKILL
 _IDLE_SECONDS = 0.05  # of CPU, while it waits; a read that S3 does not answer takes 0.02
 _ANSWER_BYTES = 2**16  # at most, besides the pixels
 _NONSENSE = "the decoder's answer makes no sense"
+_TOLD = PART.names[PART.names.index("darkness") : PART.names.index("tiles")]  # what a file tells of itself
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _Process = subprocess.Popen[bytes]
@@ -240,11 +241,14 @@ def _checked(answer: bytearray, image: ImageConfig) -> tuple[Row, list[Gray]]:
 
 def _typed(row: Row) -> Row:
     """The columns of `schema.PART` in it, as they will be written."""
-    row = {field.name: row[field.name] for field in PART if row.get(field.name) is not None}
-    if not {"darkness", "width", "height"} <= row.keys():
+    row = {name: row[name] for name in _TOLD if row.get(name) is not None}
+    if not {"darkness", "width", "height"} <= row.keys() or any(
+        isinstance(v, float) and isnan(v) for v in row.values()
+    ):
         raise ValueError(row)
     if "taken" in row:
         row["taken"] = datetime.fromisoformat(row["taken"])
+    row["status"] = str(Status.OK)
     return {**row, **pa.RecordBatch.from_pylist([row], pa.schema([PART.field(name) for name in row])).to_pylist()[0]}
 
 
@@ -253,6 +257,6 @@ def _arrays(data: memoryview, row: Row, image: ImageConfig) -> list[Gray]:
         side = image.tile_size
         return [np.frombuffer(data, np.uint8).reshape(side, side)]
     gray, (height, width, _) = row["shapes"]
-    size = math.prod(gray)
+    size = prod(gray)
     gray_HW = np.frombuffer(data[:size], np.uint8).reshape(row["height"], row["width"])
     return [gray_HW, np.frombuffer(data[size:], np.uint8).reshape(height, width, 2)]

@@ -39,7 +39,7 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # What a source may hold. Others would be surprises: for PostScript, Pillow starts Ghostscript.
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "HEIF")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "HEIF")
 # In one thread, as all decoders are here; thumbnails, depths and the like are other images.
 pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 _ORIENTATION = 0x0112  # EXIF tag
@@ -90,7 +90,7 @@ def decode(data: bytes, *, min_side: int, max_megapixels: float, color: bool = F
         ImageError: `undecodable`, `too_small`, `too_large`, or `crashed` where memory ran out.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, min_side, max_megapixels)
             if image.format == "TIFF":
                 _check_tiff(data, image, max_megapixels)
@@ -261,7 +261,7 @@ def _any(image: Image.Image, color: bool) -> _Pixels:
         raise ImageError(Status.UNDECODABLE, "32-bit pixels have no known range")
     if not color:
         return np.asarray(image.convert("L")), None
-    return _luma_and_chroma(np.asarray(image.convert("RGB")))
+    return _luma_and_chroma(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
 
 
 def _luma_and_chroma(rgb_HW3: NDArray[np.uint8]) -> _Pixels:

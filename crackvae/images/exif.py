@@ -32,7 +32,7 @@ _LAYOUTS |= _FRACTIONS | _TEXTS
 _MOST_VALUES = 64  # in a tag; DJI pads a model to 32 letters
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _WANTED = {Base.Make, Base.Model, Base.Orientation, IFD.Exif, IFD.GPSInfo}
-_WANTED |= {Base.DateTimeOriginal, Base.SubsecTimeOriginal, Base.OffsetTimeOriginal, Base.OffsetTime}
+_WANTED |= {Base.DateTimeOriginal, Base.SubsecTimeOriginal, Base.OffsetTimeOriginal}
 _WANTED |= {Base.FocalLengthIn35mmFilm, Base.SubjectDistance, *range(GPS.GPSLatitudeRef, GPS.GPSAltitude + 1)}
 
 _TIME = re.compile(r"([0-9]{4})[:/-]([0-9]{2})[:/-]([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})")
@@ -197,11 +197,11 @@ def _taken(photo: _Tags) -> datetime | None:
 
 
 def _utc_offset(photo: _Tags) -> int | None:
-    for tag in (Base.OffsetTimeOriginal, Base.OffsetTime):
-        if offset := _OFFSET.fullmatch(_text(photo.get(tag))):
-            minutes = int(offset[1] + offset[2]) * 60 + int(offset[1] + offset[3])
-            return minutes if abs(minutes) <= _MOST_OFFSET else None
-    return None
+    offset = _OFFSET.fullmatch(_text(photo.get(Base.OffsetTimeOriginal)))  # OffsetTime is that of the last edit
+    if offset is None:
+        return None
+    minutes = int(offset[1] + offset[2]) * 60 + int(offset[1] + offset[3])
+    return minutes if abs(minutes) <= _MOST_OFFSET else None
 
 
 def _position(gps: _Tags) -> tuple[float, float] | tuple[None, None]:

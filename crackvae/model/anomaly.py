@@ -87,11 +87,11 @@ class AnomalyScorer:
                 rows.append(row)
         self._score_tiles(waiting)
         frame = pd.DataFrame(rows, columns=PART.names[1:])
-        score_N, worst_N = (frame[name].to_numpy(np.float64, na_value=np.nan) for name in ("score", "worst_tile"))
+        score_N, worst_N = (frame[name].to_numpy(np.float64, na_value=np.nan) for name in ("score", "worst_tile_error"))
         tiles_N = frame["tiles"].fillna(1).to_numpy(np.float64)
         verdict = self.normals.judge(score_N, worst_N, tiles_N, self.config.scoring.alpha)
         prediction_N = np.where(verdict.is_anomalous_N, Label.CRACK.value, Label.NORMAL.value).astype(object)
-        prediction_N[np.isnan(score_N)] = None
+        prediction_N[~verdict.is_decided_N] = None
         return frame.assign(p_value=verdict.p_N, p_value_is_bound=verdict.is_bound_N, prediction=prediction_N)
 
     def _score_tiles(self, waiting: list[tuple[Row, NDArray[np.uint8]]]) -> None:

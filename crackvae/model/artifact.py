@@ -64,7 +64,7 @@ class Calibration:
                 "image_id": pa.array(self.image_id, pa.string()),
                 "score": pa.array(self.normals.score_n, pa.float32()),
                 "darkness": pa.array(self.darkness_N, pa.float32()),
-                "worst_tile": pa.array(self.normals.worst_tile_n, pa.float32()),
+                "worst_tile_error": pa.array(self.normals.worst_tile_n, pa.float32()),
                 "tiles": pa.array(self.normals.tiles_n, pa.int32()),
             }
         )
@@ -225,7 +225,7 @@ def _read_calibration(data: bytes) -> Calibration:
     table = pq.read_table(io.BytesIO(data))
     score_n = table["score"].to_numpy()
     if "tiles" in table.column_names:
-        normals = Normals(score_n, table["worst_tile"].to_numpy(), table["tiles"].to_numpy())
+        normals = Normals(score_n, table["worst_tile_error"].to_numpy(), table["tiles"].to_numpy())
     else:  # of an older crackvae: every image was one tile
         normals = Normals.of_single_tiles(score_n)
     return Calibration(table["image_id"].to_pylist(), table["darkness"].to_numpy(), normals)

@@ -12,7 +12,16 @@ import torch
 from crackvae.errors import UsageError
 
 Precision = Literal["fp32", "bf16"]
-_LIBRARIES = ("torch", "numpy", "opencv-python-headless", "pillow", "pillow-heif", "simplejpeg", "scikit-image")
+_LIBRARIES = (
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pillow-heif",
+    "simplejpeg",
+    "scikit-image",
+    "scipy",
+)
 
 
 @dataclass(frozen=True)

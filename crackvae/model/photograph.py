@@ -61,6 +61,8 @@ class PhotoScorer:
     def complete(self, row: Row, arrays: Sequence[Gray]) -> Row:
         """A decoded file's row with what its pixels are worth; that of a failed one as it is.
 
+        A photograph that cannot be scored for whatever reason is `crashed`.
+
         Args:
             row: As by `Decoder.photographs`.
             arrays: As by `score`; none where the file failed.
@@ -70,7 +72,11 @@ class PhotoScorer:
         gray_HW, chroma_hw2 = arrays
         pitch = row.get("mm_per_pixel")
         ground = Ground(pitch, row["mm_per_pixel_error"]) if pitch else None
-        return row | self.score(gray_HW, chroma_hw2, ground)
+        try:
+            return row | self.score(gray_HW, chroma_hw2, ground)
+        except Exception as error:  # of a library, at pixels nobody foresaw, or for want of memory: not the job's end
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            return row | {"status": str(Status.CRASHED), "message": message}
 
     def anomaly_map(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> tuple[NDArray[np.float32], Bools]:
         """The anomaly map of a photograph, see `regions.residual_map`, and where it is judged.
@@ -124,9 +130,9 @@ class PhotoScorer:
             )
         expected_HW = self.expect(gray_HW)
         error_N = tile_errors(gray_HW, expected_HW, size, overlap)
-        row["worst_tile"] = float(error_N[judged_N].max())
+        row["worst_tile_error"] = float(error_N[judged_N].max())
         row["reconstruction_error"] = float(error_N[judged_N].mean())
-        row["score"] = row["worst_tile"] / row["tiles"] ** self._photographs.size_exponent
+        row["score"] = row["worst_tile_error"] / row["tiles"] ** self._photographs.size_exponent
         limit = self._photographs.map_limit
         row["map_peak"], row["anomalous_fraction"] = _map_summary(gray_HW, expected_HW, judged_HW, limit)
         if math.isfinite(limit) and self._rules.regions:
@@ -216,7 +222,10 @@ def _region(region: Region, factor: float, ground: Ground | None) -> Row:
     row["outline"] = [round(value / factor) for point in region.outline for value in point]
     if region.length is None or region.mean_width is None:
         return row
-    sizes = {"length": (region.length, LENGTH_ERROR * region.length), "mean_width": (region.mean_width, WIDTH_ERROR)}
+    sizes = {
+        "length": (region.length, LENGTH_ERROR * region.length),
+        "mean_width": (region.mean_width, WIDTH_ERROR * max(1, factor)),
+    }
     for name, (pixels, error) in sizes.items():
         row[name] = pixels / factor
         if ground:

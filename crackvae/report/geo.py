@@ -26,7 +26,7 @@ _WKB = np.dtype([("little_endian", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "
 
 def any_position(latitudes: Iterable[pa.Table]) -> bool:
     """Whether any row of the results has a latitude."""
-    return any(block["latitude"].null_count < len(block) for block in latitudes)
+    return any("latitude" in block.column_names and block["latitude"].null_count < len(block) for block in latitudes)
 
 
 def write(results: Iterable[pa.Table], parquet: str, geojson: str) -> int:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from crackvae.dataset.decoder import Decoder
 from crackvae.dataset.sources import Reader
-from crackvae.images.decode import Gray
+from crackvae.images.decode import FORMATS, Gray
 from crackvae.images.ground import Ground
 from crackvae.model.artifact import Artifact
 from crackvae.model.photograph import PhotoScorer
@@ -54,7 +54,10 @@ def draw(scored: pa.Table, regions: pa.Table, model: Artifact, seed: int) -> Ite
             try:
                 if not arrays:
                     raise OSError(found["message"])
-                with Image.open(io.BytesIO(reader.read(row["uri"], model.config.image.max_megabytes * 10**6))) as photo:
+                data = reader.read(row["uri"], model.config.image.max_megabytes * 10**6)
+                with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
+                    if sorted(photo.size) != sorted(arrays[0].shape):
+                        raise OSError("changed since it was scored")
                     yield _name(rank, row["image_id"]), _picture(photo, row, arrays, regions, scorer, model)
             except Exception as error:  # a picture less is no reason to end a job that has scored everything
                 log.warning("%s: cannot be drawn: %s", row["image_id"], " ".join(str(error).split()))

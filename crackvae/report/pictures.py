@@ -84,7 +84,9 @@ def draw(run_location: str, model_location: str) -> list[str]:
         figures["training"] = curves.training(model.history)
         images = {f"{name}.png": _png(figure) for name, figure in figures.items()}
     if model.photographs is not None and scored.num_rows:
-        regions = finalize.read_table(run_location, finalize.REGIONS_DIRECTORY)
+        regions = finalize.read_table(
+            run_location, finalize.REGIONS_DIRECTORY, ["image_id", "x", "y", "width", "height"]
+        )
         drawn = photographs.draw(scored, regions, model, seed=int(run.identity[:8], 16))
         images = {f"photographs/{name}": data for name, data in drawn} | images
     folder = run.path(directory.FIGURES)

@@ -175,7 +175,7 @@ def _each(block: pa.Table) -> pd.DataFrame:
         raise InputError("results: were written by an older crackvae, without coverage; score again in a new --out")
     frame = block.select(_COLUMNS).to_pandas()
     judged = frame["prediction"].notna()
-    cannot_judge = ~judged & (frame["status"] == str(Status.CANNOT_JUDGE))
+    cannot_judge = ~judged & frame["status"].isin([str(Status.OK), str(Status.CANNOT_JUDGE)])
     failed = ~judged & ~cannot_judge
     return pd.DataFrame(
         {
@@ -184,7 +184,7 @@ def _each(block: pa.Table) -> pd.DataFrame:
             "cannot_judge": cannot_judge.astype(int),
             "failed": failed.astype(int),
             "flagged": (frame["prediction"] == str(Label.CRACK)).astype(int),
-            "coverage": frame["judged_fraction"].astype(float).fillna(0).mask(failed, 0.0),
+            "coverage": frame["judged_fraction"].astype(float).fillna(judged.astype(float)).mask(failed, 0.0),
             "worst_score": frame["score"].where(judged),
             "worst_image_id": frame["image_id"].where(judged & frame["score"].notna()),
             "smallest_p_value": frame["p_value"].where(judged),

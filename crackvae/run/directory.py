@@ -48,6 +48,7 @@ LOCK = ".lock"
 
 SHARD_FILES = 256
 SHARD_BYTES = 128 * 2**20  # some 16 photographs of 20 megapixels, which take a core five minutes
+_UNKNOWN_BYTES = 4 * 2**20  # in tables without sizes: 32 photographs a shard
 _OF_THE_RUN = ("manifest", "calibration", "schema_version")  # facts that are not the caller's
 _GROUP_SHARDS = 16  # per row group of the manifest: a worker reads one for the shard it needs
 
@@ -130,9 +131,10 @@ def assign_shards(size_N: Sequence[int | None]) -> NDArray[np.int32]:
     shard_N = np.empty(len(size_N), np.int32)
     shard, files, held = 0, 0, 0
     for index, size in enumerate(size_N):
-        if files and (files == SHARD_FILES or held + (size or 0) > SHARD_BYTES):
+        assumed = _UNKNOWN_BYTES if size is None else size
+        if files and (files == SHARD_FILES or held + assumed > SHARD_BYTES):
             shard, files, held = shard + 1, 0, 0
-        files, held = files + 1, held + (size or 0)
+        files, held = files + 1, held + assumed
         shard_N[index] = shard
     return shard_N
 

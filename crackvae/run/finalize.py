@@ -69,8 +69,8 @@ def finalize(run: Run) -> dict[str, Any]:
                     writers[name] = streams.enter_context(writer)
                 for block in chain([first], islice(blocks, _FILE_BLOCKS - 1)):
                     for name, table in block.items():
-                        if table.num_rows:
-                            writers[name].write_table(table)
+                        if table.num_rows:  # in one row group, as `check` expects it
+                            writers[name].write_table(table, row_group_size=table.num_rows)
                     csv.write(csv_bytes(block[RESULTS_DIRECTORY]))
                     total.add(block[RESULTS_DIRECTORY])
     content = total.as_dict(decides)
@@ -151,7 +151,8 @@ def _judge_part(run: Run, decides: Judge, part: Part) -> dict[str, pa.Table]:
     columns |= decides.judge(part.table)
     schema = results_schema(run)
     made = {RESULTS_DIRECTORY: pa.table([columns[name] for name in schema.names], schema=schema)}
-    for name, nested in _NESTED.items():
+    for name in tables(run)[1:]:
+        nested = _NESTED[name]
         lists = part.table[nested].combine_chunks()
         fields = dict(zip(_TABLES[name].names[1:], lists.flatten().flatten(), strict=True))
         owner = part.table["image_id"].take(pc.list_parent_indices(lists))

@@ -40,7 +40,7 @@ class Judge:
 
     def judge(self, part: pa.Table) -> dict[str, pa.Array]:
         """The columns p_value, p_value_is_bound and prediction for rows of `schema.PART`."""
-        score_N, worst_N = (part[name].to_numpy().astype(np.float64) for name in ("score", "worst_tile"))
+        score_N, worst_N = (part[name].to_numpy().astype(np.float64) for name in ("score", "worst_tile_error"))
         tiles_N = part["tiles"].fill_null(1).to_numpy()  # null where an image is one tile
         verdict = self.normals.judge(score_N, worst_N, tiles_N, self.alpha, self.value)
         unscored_N = np.isnan(score_N)
@@ -48,7 +48,7 @@ class Judge:
         return {
             "p_value": pa.array(verdict.p_N, mask=unscored_N),
             "p_value_is_bound": pa.array(verdict.is_bound_N, mask=unscored_N),
-            "prediction": pa.array(prediction_N, pa.string(), mask=unscored_N),
+            "prediction": pa.array(prediction_N, pa.string(), mask=~verdict.is_decided_N),
         }
 
     @property
@@ -90,7 +90,7 @@ def load(run: Run) -> Judge:
     score_n = table["score"].to_numpy()
     normals = Normals.of_single_tiles(score_n)
     if "tiles" in table.column_names:  # older runs knew no photographs
-        normals = Normals(score_n, table["worst_tile"].to_numpy(), table["tiles"].to_numpy())
+        normals = Normals(score_n, table["worst_tile_error"].to_numpy(), table["tiles"].to_numpy())
     return Judge(
         normals,
         table["darkness"].to_numpy(),

@@ -61,6 +61,8 @@ class Summary:
         for row in results.filter(pc.is_null(results["score"])).select(["status", "message", "image_id"]).to_pylist():
             self._add_failure(**row)
         labelled = scored.filter(pc.is_valid(scored["label"]))
+        if "p_value_is_bound" in labelled.column_names:  # such a score is not compared with the threshold
+            labelled = labelled.filter(pc.invert(labelled["p_value_is_bound"]))
         if labelled.num_rows:
             self._labelled.append(_compact(labelled, self._rows))
 
@@ -101,7 +103,7 @@ class Summary:
             yield {"status": status, "message": message, **asdict(reason)}
 
     def _sets(self, judge: Judge) -> dict[str, Any]:
-        """Metrics of each evaluation set, and of all that is labelled."""
+        """Metrics of each evaluation set, and of all that is labelled; without those whose p-value is a bound."""
         if not self._labelled:
             return {}
         labelled = pd.concat(self._labelled)

@@ -74,13 +74,16 @@ def threshold(calibration_n: Floats, alpha: float) -> float:
     return float(sorted_n[n - m])
 
 
-def bounds(worst_N: Floats, tiles_N: Counts, calibration_n: Floats, calibration_tiles_n: Counts) -> Floats:
-    """Upper bounds on the p-values of photographs that are larger than those of the calibration.
+def bounds(
+    worst_N: Floats, tiles_N: Counts, calibration_n: Floats, calibration_tiles_n: Counts
+) -> tuple[Floats, Floats]:
+    """Upper bounds on the p-values of photographs of other sizes than those of the calibration.
 
-    A photograph of m tiles is covered by k = ceil(m / m_0) pieces no larger than the smallest
-    calibration image, of m_0 tiles. If its concrete is sound and its pieces are exchangeable with
-    the calibration images, each of them reaches its worst tile's error with a probability of at
-    most the conformal p-value p of that error, and one of them with at most k p (Bonferroni).
+    Let m_0 be a number of tiles that nine in ten calibration images reach, and only these count. A
+    photograph of m tiles is covered by k = ceil(m / m_0) pieces no larger than any of them. If its
+    concrete is sound and its pieces are exchangeable with such images, each of them reaches its worst
+    tile's error with a probability of at most the conformal p-value p of that error, and one of them
+    with at most k p (Bonferroni).
 
     Args:
         worst_N: Largest error of a tile of each photograph; NaN where there is none.
@@ -89,20 +92,24 @@ def bounds(worst_N: Floats, tiles_N: Counts, calibration_n: Floats, calibration_
         calibration_tiles_n: Tiles of these.
 
     Returns:
-        p_N in (0, 1], NaN where the error is NaN.
+        p_N in (0, 1], NaN where the error is NaN; and the smallest that each could have been.
     """
-    pieces_N = np.ceil(np.asarray(tiles_N) / np.min(calibration_tiles_n))
-    return np.asarray(np.minimum(1.0, pieces_N * p_values(worst_N, calibration_n)))
+    size = np.sort(np.asarray(calibration_tiles_n))[len(calibration_tiles_n) // 10]
+    counted_n = np.asarray(calibration_n)[np.asarray(calibration_tiles_n) >= size]
+    pieces_N = np.ceil(np.asarray(tiles_N) / size)
+    least_N = np.minimum(1.0, pieces_N / (counted_n.size + 1))
+    return np.asarray(np.minimum(1.0, pieces_N * p_values(worst_N, counted_n))), np.asarray(least_N)
 
 
-def largest_size(calibration_tiles_n: Counts, alpha: float) -> float:
-    """How many tiles a photograph may have to be compared with the calibration images as they are.
+def comparable_sizes(calibration_tiles_n: Counts, alpha: float) -> tuple[float, float]:
+    """The fewest and the most tiles of a photograph that is compared with the calibration images as they are.
 
-    Twice what as many of them reach as alpha needs: the size that the score takes into account
-    is then interpolated, not extrapolated.
+    From half of what as many of them do not exceed as alpha needs to twice what as many reach: the
+    size that the score takes into account is then interpolated, not extrapolated.
     """
-    sorted_n = np.sort(np.asarray(calibration_tiles_n))[::-1]
-    return 2.0 * float(sorted_n[min(_needed(alpha), sorted_n.size) - 1])
+    sorted_n = np.sort(np.asarray(calibration_tiles_n))
+    place = min(_needed(alpha), sorted_n.size) - 1
+    return float(sorted_n[place]) / 2, 2 * float(sorted_n[sorted_n.size - 1 - place])
 
 
 class Verdict(NamedTuple):
@@ -112,11 +119,13 @@ class Verdict(NamedTuple):
         p_N: p-values; NaN where there is no score.
         is_bound_N: Where that is an upper bound, see `bounds`.
         is_anomalous_N: Whether it is called a crack.
+        is_decided_N: Where it could have been: a bound whose smallest value is above alpha says nothing.
     """
 
     p_N: npt.NDArray[np.float64]
     is_bound_N: npt.NDArray[np.bool_]
     is_anomalous_N: npt.NDArray[np.bool_]
+    is_decided_N: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -154,12 +163,14 @@ class Normals:
             InputError: As by `p_values` and `threshold`.
         """
         p_N = p_values(score_N, self.score_n)
-        is_bound_N = tiles_N > largest_size(self.tiles_n, alpha)
-        p_N[is_bound_N] = bounds(worst_tile_N[is_bound_N], tiles_N[is_bound_N], self.worst_tile_n, self.tiles_n)
+        fewest, most = comparable_sizes(self.tiles_n, alpha)
+        is_bound_N = (tiles_N < fewest) | (tiles_N > most)
+        bound_N, least_N = bounds(worst_tile_N, tiles_N, self.worst_tile_n, self.tiles_n)
+        p_N = np.where(is_bound_N, bound_N, p_N)
         if value is not None:
-            return Verdict(p_N, is_bound_N, is_anomalous(score_N, value))
-        above_N = is_anomalous(score_N, threshold(self.score_n, alpha))
-        return Verdict(p_N, is_bound_N, np.where(is_bound_N, p_N <= alpha, above_N))
+            return Verdict(p_N, is_bound_N, is_anomalous(score_N, value), ~np.isnan(p_N))
+        above_N = np.where(is_bound_N, p_N <= alpha, is_anomalous(score_N, threshold(self.score_n, alpha)))
+        return Verdict(p_N, is_bound_N, above_N, ~np.isnan(p_N) & ~(is_bound_N & (least_N > alpha)))
 
 
 def size_exponent(error_N: Floats) -> float:

@@ -131,12 +131,35 @@ def test_a_bound_holds_for_photographs_larger_than_those_of_the_calibration():
     generator = np.random.default_rng(2)
     tiles_n, tiles_N = np.full(999, 4), np.full(4000, 60)
     worst_n, worst_N = photographs(generator, 999, tiles_n), photographs(generator, 4000, tiles_N)
-    p_N = calibration.bounds(worst_N, tiles_N, worst_n, tiles_n)
+    p_N, least_N = calibration.bounds(worst_N, tiles_N, worst_n, tiles_n)
     assert np.mean(p_N <= 0.05) <= 0.055
     assert np.mean(p_N <= 0.05) > 0.02  # and is worth something
-    one_N = calibration.bounds(worst_N, np.full(4000, 4), worst_n, tiles_n)
+    assert (least_N == 15 / 1000).all()
+    one_N, _ = calibration.bounds(worst_N, np.full(4000, 4), worst_n, tiles_n)
     np.testing.assert_array_equal(one_N, calibration.p_values(worst_N, worst_n))
-    assert np.isnan(calibration.bounds(np.array([np.nan]), np.array([60]), worst_n, tiles_n)).all()
+    assert np.isnan(calibration.bounds(np.array([np.nan]), np.array([60]), worst_n, tiles_n)[0]).all()
+
+
+@pytest.mark.parametrize("tiles", [25, 100, 500, 1500, 3000, 5000])
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_the_false_alarms_hold_whatever_the_size_even_where_the_exponent_is_wrong(tiles, level):
+    """Tiles of one photograph hang together by a level of their own; their tail is no power law."""
+    generator = np.random.default_rng(5)
+
+    def worst(count, size):
+        own_N = generator.normal(0, level, count)
+        return np.exp(own_N + np.array([generator.normal(0, 0.5, size).max() for _ in range(count)]))
+
+    xi = calibration.size_exponent(np.exp(generator.normal(0, 0.5, 4000)))
+    rates = []
+    for _ in range(8):
+        tiles_n, tiles_N = np.full(199, 2000), np.full(400, tiles)
+        worst_n, worst_N = worst(199, 2000), worst(400, tiles)
+        verdict = calibration.Normals(worst_n / tiles_n**xi, worst_n, tiles_n).judge(
+            worst_N / tiles_N**xi, worst_N, tiles_N, 0.05
+        )
+        rates.append(np.mean(verdict.is_anomalous_N & verdict.is_decided_N))
+    assert np.mean(rates) < 0.08
 
 
 def test_photographs_are_compared_with_calibration_ones_of_their_size_and_bounded_beyond():
@@ -144,8 +167,19 @@ def test_photographs_are_compared_with_calibration_ones_of_their_size_and_bounde
     tiles_n = np.full(99, 100)
     worst_n = photographs(generator, 99, tiles_n)
     normals = calibration.Normals(worst_n / tiles_n**0.25, worst_n, tiles_n)
-    worst_N, tiles_N = photographs(generator, 4, [10, 200, 201, 4000]), np.array([10, 200, 201, 4000])
+    tiles_N = np.array([49, 50, 200, 201, 4000])
+    worst_N = photographs(generator, 5, tiles_N) * 1e6
     verdict = normals.judge(worst_N / tiles_N**0.25, worst_N, tiles_N, 0.05)
-    assert verdict.is_bound_N.tolist() == [False, False, True, True]
-    np.testing.assert_array_equal(verdict.is_anomalous_N, verdict.p_N <= 0.05)
-    assert normals.judge(worst_N / tiles_N**0.25, worst_N, tiles_N, 0.05, value=0.0).is_anomalous_N.all()
+    assert verdict.is_bound_N.tolist() == [True, False, False, True, True]
+    np.testing.assert_allclose(verdict.p_N, [0.01, 0.01, 0.01, 0.03, 0.4])
+    assert verdict.is_anomalous_N.tolist() == [True, True, True, True, False]
+    assert verdict.is_decided_N.tolist() == [True, True, True, True, False]  # nothing could be a crack in the last
+    by_value = normals.judge(worst_N / tiles_N**0.25, worst_N, tiles_N, 0.05, value=0.0)
+    assert (by_value.is_anomalous_N & by_value.is_decided_N).all()
+
+
+def test_a_few_small_calibration_photographs_do_not_spoil_the_bound_of_large_ones():
+    tiles_n = np.array([300] + 98 * [2200])
+    worst_n = np.linspace(1, 2, 99)
+    _, least_N = calibration.bounds(np.array([3.0]), np.array([4500]), worst_n, tiles_n)
+    assert least_N[0] == 3 / 99
