@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from crackvae import __version__
@@ -26,6 +26,8 @@ exit codes: 0 done, 1 a defect of crackvae, 2 wrong usage, 3 bad input or refuse
 train, evaluate, score, reproduce and demo go on where they stopped when they are called again.
 """
 
+
+_Command = Callable[[str, str, str], argparse.ArgumentParser]  # name, about, example
 
 _PATIENCE_SECONDS = 10  # Ray takes 3 to 6 to end
 
@@ -151,6 +153,14 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    _add_data_commands(command)
+    _add_model_commands(command)
+    _add_run_commands(command)
+    _add_whole_experiments(command)
+    return parser
+
+
+def _add_data_commands(command: _Command) -> None:
     sub = command("index", "list images into a manifest; opens none of them", "metu.zip --out manifest.parquet")
     _add_sources(sub)
     _add_out(sub, "the manifest (Parquet)")
@@ -164,6 +174,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_out(sub, "the manifest with splits; its leakage report lies beside it (.leakage.json)")
     _add_split_options(sub)
 
+
+def _add_model_commands(command: _Command) -> None:
     sub = command(
         "train", "train and calibrate a model on the normals of a split manifest", "split.parquet --out model"
     )
@@ -183,6 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_out(sub, "the run directory")
     _add_device(sub)
 
+
+def _add_run_commands(command: _Command) -> None:
     sub = command("score", "score every image of a survey", "model /data/bridge-17 --out runs/bridge-17")
     sub.add_argument("model", help="from `crackvae train`")
     _add_sources(sub)
@@ -206,6 +220,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_compare(command("compare", "show where two surveys differ", "runs/2025 runs/2026 --out changes"))
 
+
+def _add_whole_experiments(command: _Command) -> None:
     sub = command("reproduce", "run the reference experiment from images to metrics", "metu.zip --out runs/metu")
     _add_sources(sub)
     _add_out(sub, "directory of manifest, splits, model and evaluation")
@@ -215,7 +231,6 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("demo", "run everything on images that crackvae makes itself", "--out crackvae-demo")
     sub.add_argument("--out", default="crackvae-demo", metavar="DIR", help="default: %(default)s")
-    return parser
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
