@@ -180,7 +180,7 @@ def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitC
 
     Raises:
         InputError: There is no such run, or shards of it are not scored.
-        RefusedError: Another process works on it, or an older crackvae made it.
+        RefusedError: Another process works on it.
     """
     scored = directory.open_run(run)
     with lock.holding(run):

@@ -27,7 +27,8 @@ def create(location, files=FILES, labelled=True, ids="{}.jpg", facts=None):
         for i in range(files)
     ]
     sets = pa.array(["internal", "external"] * (files // 2) + ["internal"] * (files % 2), pa.string())
-    calibration = pa.table({"score": SCORE_n, "darkness": DARKNESS_n})
+    tiles_n = np.ones(len(SCORE_n), np.int32)
+    calibration = pa.table({"score": SCORE_n, "darkness": DARKNESS_n, "worst_tile_error": SCORE_n, "tiles": tiles_n})
     return directory.create(
         str(location), pa.Table.from_pylist(rows, MANIFEST), sets, {**FACTS, **(facts or {})}, calibration
     )

@@ -155,10 +155,7 @@ def _scale(run: Run) -> dict[str, Any]:
 
 def _read(run: Run) -> pa.Table:
     """The columns that are compared and the position, in order of image_id; a wrong position is none."""
-    kept = [name for name in (*_SIDES, *POSITION) if name in finalize.results_schema(run).names]
-    table = finalize.read_results(run.location, kept).replace_schema_metadata(None)
-    for name in set(POSITION) - set(kept):  # of an older crackvae
-        table = table.append_column(name, pa.nulls(len(table), pa.float64()))
+    table = finalize.read_results(run.location, [*_SIDES, *POSITION]).replace_schema_metadata(None)
     right = pc.and_(pc.less_equal(pc.abs(table["latitude"]), 90), pc.less_equal(pc.abs(table["longitude"]), 180))
     for name in POSITION:
         position = pc.if_else(right.fill_null(False), table[name], None)

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crackvae import storage
-from crackvae.errors import InputError
 from crackvae.schema import RESULTS
 
 GEOMETRY = "geometry"
@@ -26,7 +25,7 @@ _WKB = np.dtype([("little_endian", "u1"), ("type", "<u4"), ("x", "<f8"), ("y", "
 
 def any_position(latitudes: Iterable[pa.Table]) -> bool:
     """Whether any row of the results has a latitude."""
-    return any("latitude" in block.column_names and block["latitude"].null_count < len(block) for block in latitudes)
+    return any(block["latitude"].null_count < len(block) for block in latitudes)
 
 
 def write(results: Iterable[pa.Table], parquet: str, geojson: str) -> int:
@@ -48,9 +47,6 @@ def write(results: Iterable[pa.Table], parquet: str, geojson: str) -> int:
 
     Returns:
         How many photographs have a position.
-
-    Raises:
-        InputError: An older crackvae wrote the results, without positions.
     """
     blocks = map(_located, results)
     first = next(blocks, _located(RESULTS.empty_table()))
@@ -95,8 +91,6 @@ def _metadata(box: _Box) -> dict[str, Any]:
 
 def _located(block: pa.Table) -> pa.Table:
     """The rows with a position on Earth."""
-    if not _POSITION.keys() <= set(block.schema.names):
-        raise InputError("results: were written by an older crackvae, without positions; score again in a new --out")
     for name, most in _POSITION.items():
         block = block.filter(pc.less_equal(pc.abs(block[name]), most))  # drops nulls, and NaN is not less
     return block

@@ -138,9 +138,6 @@ def aggregate(results: Iterable[pa.Table], structures: pa.Table) -> Aggregates:
     Args:
         results: Blocks of rows of `schema.RESULTS`.
         structures: What `read` returns.
-
-    Raises:
-        InputError: An older crackvae wrote the results, without what could be judged.
     """
     patterns = structures["pattern"].to_pylist()
     matches = [_matches(pattern) for pattern in patterns]
@@ -171,8 +168,6 @@ def _nothing(places: int) -> pd.DataFrame:
 
 def _each(block: pa.Table) -> pd.DataFrame:
     """The row that a structure with one photograph would have, for each photograph."""
-    if not {*_COLUMNS} <= set(block.schema.names):
-        raise InputError("results: were written by an older crackvae, without coverage; score again in a new --out")
     frame = block.select(_COLUMNS).to_pandas()
     judged = frame["prediction"].notna()
     cannot_judge = ~judged & frame["status"].isin([str(Status.OK), str(Status.CANNOT_JUDGE)])

@@ -81,7 +81,7 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
         reasons = ", ".join(f"{count:,} {status}" for status, count in failed.items())
         total = f"{sum(failed.values()):,} of {counts['files']:,} files not scored"
         lines.append(f"{total}: {reasons} (no crack is ruled out in them)")
-        for reason in metrics.get("failures", []):  # absent in runs of an older crackvae
+        for reason in metrics["failures"]:
             examples = ", ".join(reason["examples"])
             lines.append(f"  {reason['count']:,} {reason['status']}: {reason['message']} (such as {examples})")
     lines.append(f"{counts['scored']:,} of {counts['files']:,} files scored")

@@ -11,10 +11,11 @@ from itertools import chain, zip_longest
 import pyarrow as pa
 
 from crackvae import storage
-from crackvae.errors import CrackvaeError, RefusedError
+from crackvae.errors import CrackvaeError
 from crackvae.run import directory, finalize, judge, shards, summary
 from crackvae.run.directory import Run
 from crackvae.run.summary import Summary
+from crackvae.schema import RESULTS
 
 
 @dataclass
@@ -65,8 +66,6 @@ def check(location: str) -> Report:
 
 def _altered(run: Run) -> Iterator[str]:
     """The result files that are not those _SUCCESS was written for."""
-    if run.version == 1:  # its _SUCCESS keeps no hashes
-        return
     try:
         success = json.loads(storage.read_bytes(run.path(directory.SUCCESS)))
         identity, hashes = success["identity"], dict(success["files"])
@@ -90,10 +89,7 @@ def _altered(run: Run) -> Iterator[str]:
 
 def _not_derived(run: Run) -> Iterator[str]:
     """The result files that do not follow from the shards, each with its first difference."""
-    try:
-        decides = judge.load(run)
-    except RefusedError:  # of an older crackvae
-        return
+    decides = judge.load(run)
     total, line = Summary(), 1
     names = finalize.tables(run)
     found = {name: finalize.read_blocks(run.location, name) for name in names}
@@ -105,7 +101,7 @@ def _not_derived(run: Run) -> Iterator[str]:
             differs.setdefault(name, difference)
 
     with storage.open_input(run.path(finalize.CSV)) as csv:
-        empty = {finalize.RESULTS_DIRECTORY: finalize.results_schema(run).empty_table()}
+        empty = {finalize.RESULTS_DIRECTORY: RESULTS.empty_table()}
         for block in chain([empty], finalize.judged(run, decides)):
             results = block[finalize.RESULTS_DIRECTORY]
             data = finalize.csv_bytes(results, header=line == 1)

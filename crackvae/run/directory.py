@@ -210,15 +210,14 @@ def open_run(location: str) -> Run:
     """Opens a run that was started before; its source is not listed again.
 
     Raises:
-        InputError: It is no run, newer than this crackvae, or damaged.
+        InputError: It is no run, of another version of crackvae, or damaged.
     """
     run = read_header(location)
-    hashes = {
-        name: run.facts[key] for name, key in ((PLAN, "manifest"), (CALIBRATION, "calibration")) if key in run.facts
-    }
-    for name, sha in hashes.items():
+    for name, fact in ((PLAN, "manifest"), (CALIBRATION, "calibration")):
+        if fact not in run.facts:  # a run that calibrates a model has none to be judged by
+            continue
         try:
-            same = storage.sha256(run.path(name)) == sha
+            same = storage.sha256(run.path(name)) == run.facts[fact]
         except OSError as error:
             raise InputError(f"{run.path(name)}: cannot be read; start in a new directory") from error
         if not same:
@@ -230,20 +229,21 @@ def read_header(location: str) -> Run:
     """Opens a run without reading its manifest, which whoever opened it before has checked.
 
     Raises:
-        InputError: It is no run, newer than this crackvae, or its run.json is damaged.
+        InputError: It is no run, of another version of crackvae, or its run.json is damaged.
     """
     path = storage.join(location, RUN)
     try:
         header = json.loads(storage.read_bytes(path))
         known, version = header["format"] == FORMAT, int(header["schema_version"])
         run = Run(location, header["identity"], header["facts"], header.get("created", "unknown"), version)
-        manifest_hash = run.facts["manifest"]
+        altered = "manifest" not in run.facts or _identity(run.facts) != run.identity
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{location}: is no run of crackvae, or {RUN} is damaged") from error
     if not known or version > SCHEMA_VERSION:
         raise InputError(f"{path}: was written by a newer crackvae; update this one")
-    same_version = version == run.facts.get("schema_version", 1)
-    if not manifest_hash or not same_version or _identity(run.facts) != run.identity:
+    if version < SCHEMA_VERSION:
+        raise InputError(f"{path}: was written by an older crackvae; score again in a new directory")
+    if altered:
         raise InputError(f"{path}: was altered; start in a new directory")
     return replace(run, retries=_read_retries(run))
 
@@ -269,14 +269,10 @@ def add_retry(run: Run, status: Status) -> Run:
 def check_same(run: Run, facts: Mapping[str, Any]) -> None:
     """Refuses to go on with anything that would change the results.
 
-    An older crackvae may have kept fewer facts; those that it kept have to be the same.
-
     Raises:
         RefusedError: It names each fact that differs, as it was and as it is.
     """
     was, facts = ({k: v for k, v in f.items() if k not in _OF_THE_RUN} for f in (run.facts, facts))
-    if run.version < SCHEMA_VERSION:
-        facts = {name: value for name, value in facts.items() if name in was}
     differs = differences(was, facts)
     if differs:
         raise RefusedError(

@@ -28,7 +28,6 @@ CSV = "results.csv"
 
 _TABLES = {RESULTS_DIRECTORY: RESULTS, REGIONS_DIRECTORY: REGIONS, TILES_DIRECTORY: TILES}
 _NESTED = {REGIONS_DIRECTORY: "regions", TILES_DIRECTORY: "tile_errors"}  # the column of a part that a table is made of
-_COLUMNS = {1: 12, 2: 12}  # of RESULTS, in runs of older schemas
 
 _BLOCK_SHARDS = 256  # held in memory, and a row group of results/
 _FILE_BLOCKS = 16  # per file of results/: some million rows
@@ -55,7 +54,7 @@ def finalize(run: Run) -> dict[str, Any]:
     total, written = Summary(), []
     blocks = judged(run, decides)
     with storage.writing(run.path(CSV)) as csv:
-        csv.write(csv_bytes(results_schema(run).empty_table(), header=True))
+        csv.write(csv_bytes(RESULTS.empty_table(), header=True))
         for number in count():
             first = next(blocks, None)
             if first is None:
@@ -113,11 +112,6 @@ def read_blocks(location: str, name: str = RESULTS_DIRECTORY, columns: list[str]
                 yield file.read_row_group(group, columns=columns)
 
 
-def results_schema(run: Run) -> pa.Schema:
-    """The columns of its results."""
-    return pa.schema(list(RESULTS)[: _COLUMNS.get(run.version)])
-
-
 def tables(run: Run) -> list[str]:
     """The folders of tables that the run ends with."""
     return list(run.facts.get("tables", [RESULTS_DIRECTORY]))
@@ -149,8 +143,7 @@ def _judge_part(run: Run, decides: Judge, part: Part) -> dict[str, pa.Table]:
     columns = {name: plan[name] for name in ("uri", "label", "group", "set")}
     columns |= {name: part.table[name] for name in part.table.schema.names}
     columns |= decides.judge(part.table)
-    schema = results_schema(run)
-    made = {RESULTS_DIRECTORY: pa.table([columns[name] for name in schema.names], schema=schema)}
+    made = {RESULTS_DIRECTORY: pa.table([columns[name] for name in RESULTS.names], schema=RESULTS)}
     for name in tables(run)[1:]:
         nested = _NESTED[name]
         lists = part.table[nested].combine_chunks()

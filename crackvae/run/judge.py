@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crackvae import storage
-from crackvae.errors import InputError, RefusedError
+from crackvae.errors import InputError
 from crackvae.run.directory import CALIBRATION, Run
 from crackvae.schema import Label
 from crackvae.statistics import calibration
@@ -76,23 +76,15 @@ def load(run: Run) -> Judge:
     """The judge of a run: its model's, or what `crackvae threshold` set.
 
     Raises:
-        RefusedError: An older crackvae began the run and kept no calibration scores in it.
-        InputError: A file is damaged.
+        InputError: A file is damaged, or the run is one that calibrates a model and is not judged itself.
     """
     if "calibration" not in run.facts:
-        raise RefusedError(
-            f"{run.location}: was begun by an older crackvae, which kept no calibration scores; "
-            "it can be checked and read; to go on or set a threshold, score again in a new directory"
-        )
+        raise InputError(f"{run.location}: holds no calibration scores; give a run of `crackvae score` or `evaluate`")
     with storage.open_input(run.path(CALIBRATION)) as stream:
         table = pq.read_table(stream)
     chosen = _read_threshold(run)
-    score_n = table["score"].to_numpy()
-    normals = Normals.of_single_tiles(score_n)
-    if "tiles" in table.column_names:  # older runs knew no photographs
-        normals = Normals(score_n, table["worst_tile_error"].to_numpy(), table["tiles"].to_numpy())
     return Judge(
-        normals,
+        Normals(*(table[name].to_numpy() for name in ("score", "worst_tile_error", "tiles"))),
         table["darkness"].to_numpy(),
         chosen.get("alpha", run.facts["scoring"]["alpha"]),
         chosen.get("value"),
@@ -119,7 +111,6 @@ def set_threshold(run: Run, *, quantile: float | None, value: float | None) -> J
 
     Raises:
         InputError: It is out of range, or there are too few calibration scores for it.
-        RefusedError: As for `load`.
     """
     if quantile is not None and not 0 < quantile < 1:
         raise InputError(f"--quantile {quantile:g}: must lie between 0 and 1")

@@ -37,7 +37,6 @@ _ROWS_KEY = b"crackvae.rows"
 _DIGEST_KEY = b"crackvae.sha256"
 _ZEROS = b"0" * 64
 _DIGEST = re.compile(_DIGEST_KEY + rb"..([0-9a-f]{64})", re.DOTALL)  # two bytes of Thrift say: a text, 64 long
-_COLUMNS = {1: 6, 2: 6}  # of PART, in files of older schemas
 _READERS = 8  # files read at a time: an object store answers in tens of milliseconds
 
 
@@ -219,22 +218,19 @@ def _read_file(run: Run, number: int, attempt: int) -> pa.Table:
         raise _NotWholeError("is of an attempt that this run never made")
     try:
         data = storage.read_bytes(part_location(run.location, part_name(number, attempt)))
-        if run.version > 1:  # older files hold no digest
-            at = _digest_at(data)
-            if _sha256(data, at) != data[at]:  # before it is parsed: then nothing surprises the parser
-                raise _NotWholeError("was altered: its SHA-256 is another")
+        at = _digest_at(data)
+        if _sha256(data, at) != data[at]:  # before it is parsed: then nothing surprises the parser
+            raise _NotWholeError("was altered: its SHA-256 is another")
         file = pq.ParquetFile(io.BytesIO(data))
         metadata = file.metadata.metadata or {}
-        columns = pa.schema(list(PART)[: _COLUMNS.get(run.version)])
-        table = file.read() if file.schema_arrow.equals(columns) else None
+        table = file.read() if file.schema_arrow.equals(PART) else None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _NotWholeError("is truncated, or no file of a run") from error
     if metadata.get(_IDENTITY_KEY) != run.identity.encode():
         raise _NotWholeError("is of another run")
     placed = (metadata.get(_SHARD_KEY), metadata.get(_ATTEMPT_KEY))
-    if run.version > 1 and placed != (b"%d" % number, b"%d" % attempt):
+    if placed != (b"%d" % number, b"%d" % attempt):
         raise _NotWholeError("is of another shard or attempt")
     if table is None:
         raise _NotWholeError("has other columns")
-    missing = (pa.nulls(len(table), field.type) for field in list(PART)[len(columns) :])
-    return pa.table([*table.columns, *missing], schema=PART)
+    return table

@@ -56,13 +56,12 @@ class Summary:
         scored = results.filter(pc.is_valid(results["score"]))
         self._predicted.update(_counts(scored["prediction"]))
         self._scores.add(scored["score"].to_numpy())
-        if "p_value_is_bound" in scored.column_names:
-            self._bounds += pc.sum(scored["p_value_is_bound"]).as_py() or 0
+        self._bounds += pc.sum(scored["p_value_is_bound"]).as_py() or 0
         for row in results.filter(pc.is_null(results["score"])).select(["status", "message", "image_id"]).to_pylist():
             self._add_failure(**row)
+        # A score whose p-value is a bound is not compared with the threshold.
         labelled = scored.filter(pc.is_valid(scored["label"]))
-        if "p_value_is_bound" in labelled.column_names:  # such a score is not compared with the threshold
-            labelled = labelled.filter(pc.invert(labelled["p_value_is_bound"]))
+        labelled = labelled.filter(pc.invert(labelled["p_value_is_bound"]))
         if labelled.num_rows:
             self._labelled.append(_compact(labelled, self._rows))
 

@@ -18,7 +18,9 @@ from crackvae.run import directory, finalize, judge
 from crackvae.schema import MANIFEST, RESULTS
 
 ALPHA = 0.05
-CALIBRATION = pa.table({name: pa.array(np.linspace(0, 1, 99), pa.float32()) for name in ("score", "darkness")})
+SCORES = ("score", "darkness", "worst_tile_error")
+CALIBRATION = pa.table({name: pa.array(np.linspace(0, 1, 99), pa.float32()) for name in SCORES})
+CALIBRATION = CALIBRATION.append_column("tiles", pa.array(np.ones(99, np.int32)))
 DEGREE = math.pi / 180 * 6_371_008.8  # metres, of a great circle
 
 
@@ -32,7 +34,7 @@ def photo(image_id, p_value=None, latitude=None, longitude=None, **values):
     return row | {"status": "ok", "score": 1 - p_value, "p_value": p_value, "prediction": prediction}
 
 
-def run(location, *rows, model="m", schema=RESULTS):
+def run(location, *rows, model="m"):
     """A finished run of these results; returns its location."""
     manifest = pa.Table.from_pylist([{"image_id": row["image_id"], "uri": row["uri"]} for row in rows], MANIFEST)
     facts = {"model": model, "scoring": {"alpha": ALPHA}}
@@ -40,7 +42,7 @@ def run(location, *rows, model="m", schema=RESULTS):
     half = len(rows) // 2
     for number, part in enumerate((rows[:half], rows[half:])):
         with storage.writing(made.path(finalize.table_file("results", number))) as stream:
-            pq.write_table(pa.Table.from_pylist(part, schema), stream)
+            pq.write_table(pa.Table.from_pylist(part, RESULTS), stream)
     storage.write_bytes(made.path(directory.SUCCESS), b"{}")
     return str(location)
 
@@ -168,15 +170,6 @@ def test_photographs_without_a_position_are_counted_and_not_said_to_be_new_or_go
 def test_photographs_matched_by_name_tell_how_far_apart_they_were_taken(tmp_path):
     rows, _ = compared(tmp_path, [photo("a", 0.5, 1.0, 1.0)], [photo("a", 0.5, 2.0, 1.0)])
     assert rows[0]["distance_m"] == pytest.approx(DEGREE)
-
-
-def test_runs_of_an_older_crackvae_without_positions_are_matched_by_name(tmp_path, monkeypatch):
-    older = pa.schema(list(RESULTS)[:12])
-    monkeypatch.setattr(finalize, "results_schema", lambda run: older)
-    old, new = run(tmp_path / "old", *OLD, schema=older), run(tmp_path / "new", *NEW, schema=older)
-    assert compare(old, new, str(tmp_path / "out"), radius=None, other_model=False).counts["risen"] == 2
-    with pytest.raises(InputError, match="no photograph has a position"):
-        compare(old, new, str(tmp_path / "out"), radius=1.0, other_model=False)
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.nan, math.inf])

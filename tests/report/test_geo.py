@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crackvae.errors import InputError
 from crackvae.report import geo
 from crackvae.schema import RESULTS
 
@@ -110,13 +109,6 @@ def test_without_any_position_both_files_are_valid_and_empty(tmp_path, results):
     assert geo.write(results, *paths) == 0
     assert len(geopandas.read_parquet(paths[0])) == len(geopandas.read_file(paths[1])) == 0
     assert "bbox" not in json.loads(pq.read_metadata(paths[0]).metadata[b"geo"])["columns"]["geometry"]
-
-
-def test_results_without_columns_of_positions_are_refused(tmp_path):
-    older = blocks(*ROWS)[0].drop_columns(["latitude", "longitude"])
-    with pytest.raises(InputError, match="without positions"):
-        geo.write([older], str(tmp_path / "map.parquet"), str(tmp_path / "map.geojson"))
-    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_visible_where_the_results_break_off(tmp_path):

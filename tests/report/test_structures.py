@@ -80,11 +80,6 @@ def test_the_worst_is_of_those_judged_and_may_not_have_the_smallest_p_value():
     assert (row["worst_score"], row["worst_image_id"], row["smallest_p_value"]) == (0.75, "b", 0.01)
 
 
-def test_results_without_coverage_are_refused():
-    with pytest.raises(InputError, match="older crackvae"):
-        structures.aggregate([blocks(ROWS, 9)[0].drop_columns("judged_fraction")], TABLE)
-
-
 @pytest.mark.parametrize(
     ("pattern", "matching", "others"),
     [

@@ -1,8 +1,6 @@
 """What `crackvae check` finds, from files alone."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +8,8 @@ import pytest
 from runs import create, finished, score
 
 from crackvae import storage
-from crackvae.errors import InputError, RefusedError
-from crackvae.run import check, directory, finalize, judge, shards, summary
+from crackvae.errors import InputError
+from crackvae.run import check, directory, finalize, shards
 from crackvae.schema import RESULTS, Status
 
 
@@ -150,23 +148,6 @@ def test_a_superseded_file_that_is_damaged_is_named_though_nothing_rests_on_it(r
     assert problems(run) == []
     flip(tmp_path / "run" / "parts" / shards.part_name(0), 99)
     assert problems(run) == ["parts/00000/part-00000000.parquet: was altered: its SHA-256 is another"]
-
-
-V1 = Path(__file__).parent / "data" / "run-v1"
-"""Written by crackvae at schema version 1, which kept no calibration scores and no hashes."""
-
-
-def test_a_run_of_an_older_crackvae_is_read_and_what_it_lacks_is_said(tmp_path):
-    shutil.copytree(V1, tmp_path / "run")
-    report = check.check(str(tmp_path / "run"))
-    assert (report.run.version, report.done, report.rows, report.finished) == (1, 2, 300, True)
-    assert report.problems == []
-    assert finalize.read_results(str(tmp_path / "run")).num_rows == 300
-    assert summary.read(str(tmp_path / "run"))["counts"]["scored"] == 293
-    with pytest.raises(RefusedError, match="score again in a new directory"):
-        judge.set_threshold(report.run, quantile=0.9, value=None)
-    (tmp_path / "run" / "parts" / shards.part_name(1)).unlink()
-    assert problems(report.run) == ["parts/00000/part-00000001.parquet: is missing"]
 
 
 def test_a_newer_run_is_refused(tmp_path):

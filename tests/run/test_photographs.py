@@ -1,6 +1,5 @@
 """Runs of photographs: regions and tiles lie nested in the shards and become tables."""
 
-import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ from runs import create, part
 
 from crackvae.run import check, finalize, shards
 from crackvae.run.shards import Work
-from crackvae.schema import PART, RESULTS
+from crackvae.schema import PART
 
 
 def native_part(run, number):
@@ -65,14 +64,3 @@ def test_a_table_of_regions_that_was_edited_or_lost_is_found(photographs):
     assert any("regions-00000.parquet: is missing" in problem for problem in check.check(photographs.location).problems)
     path.write_bytes(kept)
     assert check.check(photographs.location).problems == []
-
-
-def test_a_run_of_an_older_schema_is_read_and_finished_in_its_own_columns(tmp_path, monkeypatch):
-    run = dataclasses.replace(create(tmp_path / "run"), version=2)
-    with monkeypatch.context() as older:
-        older.setattr(shards, "PART", pa.schema(list(PART)[:6]))
-        for number in range(run.plan.shards):
-            table = part(run, number).select(PART.names[:6])
-            shards.write_part(run.location, run.identity, Work(number, 0), table)
-    finalize.finalize(run)
-    assert finalize.read_results(run.location).schema.names == RESULTS.names[:12]
