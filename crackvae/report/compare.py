@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from crackvae import storage
 from crackvae.errors import InputError, RefusedError
 from crackvae.report import nearest, tables
-from crackvae.report.nearest import POSITION, Indices, Places
+from crackvae.report.nearest import POSITION
 from crackvae.run import directory, finalize, judge
 from crackvae.run.directory import Run
 from crackvae.schema import RESULTS, Label
@@ -37,12 +37,12 @@ class Change(StrEnum):
     SAME = "same"  # the same prediction in both
 
 
-_SIDES = ("image_id", "status", "score", "p_value", "prediction")
+_COMPARED = ["image_id", "status", "score", "p_value", "prediction"]
 COMPARISON = pa.schema(
     [
-        *(pa.field(f"{name}_{side}", RESULTS.field(name).type) for name in _SIDES[:1] for side in ("old", "new")),
+        *(pa.field(f"{name}_{side}", RESULTS.field(name).type) for name in _COMPARED[:1] for side in ("old", "new")),
         pa.field("distance_m", pa.float64()),  # great-circle, where both have a position
-        *(pa.field(f"{name}_{side}", RESULTS.field(name).type) for name in _SIDES[1:] for side in ("old", "new")),
+        *(pa.field(f"{name}_{side}", RESULTS.field(name).type) for name in _COMPARED[1:] for side in ("old", "new")),
         pa.field("score_change", pa.float32()),  # new - old, null where the scores are of different scales
         pa.field("change", pa.string(), nullable=False),  # Change
     ]
@@ -60,45 +60,33 @@ class Comparison:
     Attributes:
         counts: Rows by `Change`.
         risen: The first rows of what has risen, as dicts of `COMPARISON`.
-        unplaced: Photographs of the old and of the new run without a position; 0 when matched by name.
-        sharing: Photographs of each that share their position with others of their run, which are
-            paired in the order of their names; 0 when matched by name.
+        warnings: What is to be known about the matching.
     """
 
     counts: Mapping[str, int]
     risen: Sequence[Mapping[str, Any]]
-    unplaced: tuple[int, int] = (0, 0)
-    sharing: tuple[int, int] = (0, 0)
+    warnings: Sequence[str]
 
     def text(self) -> str:
-        """Markdown tables for the terminal, and what is to be known about the matching."""
+        """Markdown tables and warnings for the terminal."""
         parts = [tables.markdown(["change", "photographs"], [[name, f"{n:,}"] for name, n in self.counts.items()])]
         if self.risen:
             header = ["risen", "was", "metres", "score", "was", "p", "was"]
             parts.append(tables.markdown(header, [_cells(row) for row in self.risen]))
-        if any(self.unplaced):
-            old, new = self.unplaced
-            parts.append(f"warning: {old:,} old and {new:,} new photographs have no position; none was matched")
-        if any(self.sharing):
-            old, new = self.sharing
-            parts.append(
-                f"warning: {old:,} old and {new:,} new photographs share a position with others of their run; "
-                "which of them are pairs follows the order of their names"
-            )
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 def compare(old: str, new: str, out: str, *, radius: float | None, other_model: bool) -> Comparison:
     """Compares two finished runs photograph by photograph; writes compare.parquet and compare.csv.
 
-    Photographs are matched by image_id, or by position: each at most once, nearest first, by the
-    great-circle distance. Height is not looked at, nor is where the camera pointed.
+    Photographs are matched by image_id, or by position: two are a pair where each is the other's
+    nearest by the great-circle distance. Height is not looked at, nor is where the camera pointed.
 
     `risen` and `fallen` say that the prediction changed. That says where to look, not that a crack
     grew: light, distance and direction change a score as well, and a score near the threshold
     crosses it by chance. Rows are ordered by `Change`, then by how much the score rose.
 
-    Both runs are held in memory: measured with 10^6 photographs in each, 0.9 GB by name, 1.8 GB by position.
+    Both runs are held in memory: measured with 10^6 photographs in each, 0.8 GB by name, 1.2 GB by position.
 
     Args:
         old: The earlier run.
@@ -108,8 +96,7 @@ def compare(old: str, new: str, out: str, *, radius: float | None, other_model: 
         other_model: Also compares runs of different models or thresholds; their scores are not subtracted.
 
     Raises:
-        InputError: The radius is no positive number, or so large that too many photographs are within
-            it; a run is not finished, or has no position at all.
+        InputError: The radius is no positive number; a run is not finished, or has no position at all.
         RefusedError: The runs are of different models or thresholds; the directory holds something else.
     """
     if radius is not None and not 0 < radius < math.inf:
@@ -124,17 +111,22 @@ def compare(old: str, new: str, out: str, *, radius: float | None, other_model: 
             "threshold, or give --other-model to compare p-values and predictions alone"
         )
     was, now = _read(old_run), _read(new_run)
-    unplaced = sharing = (0, 0)
     if radius is None:
-        pairs = _by_name(was, now)
+        partner_N, warnings = pd.Index(was["image_id"]).get_indexer(pd.Index(now["image_id"])), []
     else:
-        places = Places(old, was), Places(new, now)
-        pairs = nearest.pairs(*places, radius)
-        unplaced, sharing = (places[0].unplaced, places[1].unplaced), (places[0].sharing, places[1].sharing)
-    table = _table(was, now, *pairs, by_position=radius is not None, subtract=not differs)
+        for location, survey in ((old, was), (new, now)):
+            if survey["latitude"].isna().all():
+                raise InputError(f"{location}: no photograph has a position; leave out --radius to match by name")
+        partner_N, warnings = nearest.partners(was, now, radius), _warnings(was, now)
+    rows = was.add_suffix("_old").join(
+        now.add_suffix("_new").set_axis(np.where(partner_N < 0, -1 - np.arange(len(now)), partner_N)), how="outer"
+    )
+    table = _table(rows, by_position=radius is not None, subtract=not differs)
     facts = {"old": old_run.identity, "new": new_run.identity, "radius": radius, "differs": differs}
     _write(table.replace_schema_metadata({"crackvae.compare": json.dumps(facts)}), out)
-    return Comparison(_counts(table), _risen(table), unplaced, sharing)
+    found = Counter(table["change"].to_pylist())
+    risen = [row for row in table.slice(0, _TOP).to_pylist() if row["change"] == Change.RISEN]  # they come first
+    return Comparison({str(change): found[change] for change in Change}, risen, warnings)
 
 
 def _open(location: str) -> Run:
@@ -153,65 +145,44 @@ def _scale(run: Run) -> dict[str, Any]:
     }
 
 
-def _read(run: Run) -> pa.Table:
+def _read(run: Run) -> pd.DataFrame:
     """The columns that are compared and the position, in order of image_id; a wrong position is none."""
-    table = finalize.read_results(run.location, [*_SIDES, *POSITION]).replace_schema_metadata(None)
-    right = pc.and_(pc.less_equal(pc.abs(table["latitude"]), 90), pc.less_equal(pc.abs(table["longitude"]), 180))
-    for name in POSITION:
-        position = pc.if_else(right.fill_null(False), table[name], None)
-        table = table.set_column(table.schema.get_field_index(name), name, position)
-    return table.sort_by("image_id").combine_chunks()
+    survey: pd.DataFrame = finalize.read_results(run.location, [*_COMPARED, *POSITION]).to_pandas()
+    is_right = (survey["latitude"].abs() <= 90) & (survey["longitude"].abs() <= 180)
+    survey[POSITION] = survey[POSITION].where(is_right)
+    return survey.sort_values("image_id", ignore_index=True)
 
 
-def _by_name(old: pa.Table, new: pa.Table) -> tuple[Indices, Indices]:
-    row_N = pc.index_in(new["image_id"], value_set=old["image_id"])
-    found_N = row_N.is_valid().to_numpy()
-    return row_N.drop_null().to_numpy().astype(np.int64), np.flatnonzero(found_N)
-
-
-def _table(
-    old: pa.Table, new: pa.Table, old_M: Indices, new_M: Indices, *, by_position: bool, subtract: bool
-) -> pa.Table:
-    """`COMPARISON` of the pairs old_M, new_M and of all that is left of both."""
-    alone_old, alone_new = np.setdiff1d(np.arange(len(old)), old_M), np.setdiff1d(np.arange(len(new)), new_M)
-    old_N = np.concatenate([old_M, alone_old, np.full(len(alone_new), -1)])
-    new_N = np.concatenate([new_M, np.full(len(alone_old), -1), alone_new])
-    old, new = (table.take(pa.array(row_N, mask=row_N < 0)) for table, row_N in ((old, old_N), (new, new_N)))
-    order_N = _changes(old, new, by_position)
-    columns = {f"{name}_{side}": table[name] for name in _SIDES for side, table in (("old", old), ("new", new))}
-    columns["distance_m"] = nearest.distance(old, new)
-    columns["change"] = pa.array(map(str, Change)).take(pa.array(order_N))
-    columns["score_change"] = pc.if_else(_both_judged(old, new), pc.subtract(new["score"], old["score"]), None)
-    if not subtract:
-        columns["score_change"] = pa.nulls(len(order_N), pa.float32())
-    table = pa.table([columns[name] for name in COMPARISON.names], schema=COMPARISON)
-    keys = [("order", "ascending"), ("score_change", "descending")]
-    keys += [(name, "ascending") for name in ("p_value_new", "p_value_old", "image_id_new", "image_id_old")]
-    return table.take(pc.sort_indices(table.append_column("order", pa.array(order_N)), keys))
-
-
-def _both_judged(old: pa.Table, new: pa.Table) -> pa.ChunkedArray:
-    return pc.and_(pc.is_valid(old["prediction"]), pc.is_valid(new["prediction"]))
-
-
-def _changes(old: pa.Table, new: pa.Table, by_position: bool) -> NDArray[np.int64]:
-    """The number of each row's `Change`, of aligned tables in which a missing photograph is a row of nulls."""
-
-    def only_in(one: pa.Table, other: pa.Table) -> pa.ChunkedArray:
-        # One without a position may have a partner all the same: it is not comparable.
-        placed = pc.or_(pc.is_valid(one["latitude"]), not by_position)
-        return pc.and_(pc.is_null(other["image_id"]), placed)
-
-    was, now = (pc.fill_null(pc.equal(table["prediction"], str(Label.CRACK)), False) for table in (old, new))
-    cases = {
-        Change.NEW: only_in(new, old),
-        Change.GONE: only_in(old, new),
-        Change.NOT_COMPARABLE: pc.invert(_both_judged(old, new)),
-        Change.RISEN: pc.and_not(now, was),
-        Change.FALLEN: pc.and_not(was, now),
+def _warnings(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
+    unplaced = [int(survey["latitude"].isna().sum()) for survey in (old, new)]
+    sharing = [int(survey[POSITION].dropna().duplicated(keep=False).sum()) for survey in (old, new)]
+    texts = {
+        "have no position; none was matched": unplaced,
+        "share a position with others of their run; which of them are pairs follows the order of their names": sharing,
     }
-    number = list(Change).index
-    return np.select([case.to_numpy() for case in cases.values()], [*map(number, cases)], number(Change.SAME))
+    return [f"{was:,} old and {now:,} new photographs {text}" for text, (was, now) in texts.items() if was or now]
+
+
+def _table(rows: pd.DataFrame, *, by_position: bool, subtract: bool) -> pa.Table:
+    """`COMPARISON` of aligned rows, in which a missing photograph is null."""
+    is_judged = rows["prediction_old"].notna() & rows["prediction_new"].notna()
+    was, now = (rows[f"prediction_{side}"] == str(Label.CRACK) for side in ("old", "new"))
+    # One without a position may have a partner all the same: it is not comparable.
+    may_match = rows["latitude_old"].notna() | rows["latitude_new"].notna() | (not by_position)
+    cases = {
+        Change.NEW: rows["image_id_old"].isna() & may_match,
+        Change.GONE: rows["image_id_new"].isna() & may_match,
+        Change.NOT_COMPARABLE: ~is_judged,
+        Change.RISEN: now & ~was,
+        Change.FALLEN: was & ~now,
+    }
+    change = np.select([*cases.values()], [*map(str, cases)], str(Change.SAME))
+    rows["change"] = pd.Categorical(change, [*map(str, Change)], ordered=True)
+    rows["score_change"] = (rows["score_new"] - rows["score_old"]).where(is_judged & subtract)
+    rows["distance_m"] = nearest.distance(rows)
+    keys = ["change", "score_change", "p_value_new", "p_value_old", "image_id_new", "image_id_old"]
+    rows = rows.sort_values(keys, ascending=[key != "score_change" for key in keys])
+    return pa.Table.from_pandas(rows.astype({"change": "str"}), COMPARISON, preserve_index=False)
 
 
 def _write(table: pa.Table, out: str) -> None:
@@ -221,16 +192,6 @@ def _write(table: pa.Table, out: str) -> None:
         stream.write(finalize.csv_bytes(table.slice(0, 0), header=True))
         for start in range(0, len(table), _CSV_ROWS):
             stream.write(finalize.csv_bytes(table.slice(start, _CSV_ROWS)))
-
-
-def _counts(table: pa.Table) -> dict[str, int]:
-    found = {row["values"]: row["counts"] for row in pc.value_counts(table["change"]).to_pylist()}
-    return {str(change): found.get(str(change), 0) for change in Change}
-
-
-def _risen(table: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.slice(0, _TOP).to_pylist()  # they come first
-    return [row for row in rows if row["change"] == Change.RISEN]
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
