@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +44,9 @@ AGGREGATES = pa.schema(
 
 _GLOB = glob.GLOBSTAR | glob.DOTGLOB | glob.CASE | glob.FORCEUNIX
 _COLUMNS = ["image_id", "status", "score", "p_value", "prediction", "judged_fraction"]
-_SUMS = ("photographs", "judged", "cannot_judge", "failed", "flagged", "coverage")
-_COMBINE = dict.fromkeys(_SUMS, "sum") | {
-    "worst_score": "first",  # of rows in falling order; `first` skips nulls
-    "worst_image_id": "first",
-    "smallest_p_value": "min",
-}
+_PLACE = ["structure", "element"]
+_NOWHERE = pd.DataFrame({"structure": [UNMATCHED], "element": [""]})
+_COUNTS = ["photographs", "judged", "cannot_judge", "failed", "flagged"]
 
 
 @dataclass(frozen=True)
@@ -130,13 +127,13 @@ def _matches(pattern: str) -> Callable[[str], re.Match[str] | None]:
 
 
 def aggregate(results: Iterable[pa.Table], structures: pa.Table) -> Aggregates:
-    """Adds results up per structure and element, in memory that grows with these alone.
+    """Adds results up per structure and element.
 
     Every photograph counts once. Those that no pattern matches are a row of their own, `UNMATCHED`;
     a structure without any photograph is a row as well.
 
     Args:
-        results: Blocks of rows of `schema.RESULTS`.
+        results: Blocks of rows of `schema.RESULTS`; six columns of all are held in memory.
         structures: What `read` returns.
     """
     patterns = structures["pattern"].to_pylist()
@@ -145,71 +142,48 @@ def aggregate(results: Iterable[pa.Table], structures: pa.Table) -> Aggregates:
     def first(name: str) -> int:
         return next((index for index, match in enumerate(matches) if match(name)), len(patterns))
 
-    named = list(zip(structures["structure"].to_pylist(), structures["element"].to_pylist(), strict=True))
-    places = list(dict.fromkeys([*named, (UNMATCHED, "")]))
-    number = {place: index for index, place in enumerate(places)}
-    place_P1 = np.array([number[place] for place in [*named, (UNMATCHED, "")]])
-    total = _nothing(len(places) - 1)
-    busy: set[int] = set()
-    for block in results:
-        pattern_N = np.fromiter(map(first, block["image_id"].to_pylist()), np.int64, len(block))
-        busy |= set(np.unique(pattern_N).tolist())
-        total = _add_up(pd.concat([total, _each(block).assign(place=place_P1[pattern_N])]))
-    idle = tuple(pattern for index, pattern in enumerate(patterns) if index not in busy)
-    return Aggregates(_as_table(total, places), idle)
+    photographs = pd.concat([block.select(_COLUMNS).to_pandas() for block in results])
+    pattern_N = np.array([first(name) for name in photographs["image_id"]])
+    idle = tuple(pattern for index, pattern in enumerate(patterns) if index not in set(pattern_N.tolist()))
+    places = structures.select(_PLACE).to_pandas()
+    photographs[_PLACE] = pd.concat([places, _NOWHERE]).to_numpy()[pattern_N]
+    total = _added_up(photographs)
+    total = total.reindex(total.index.union(pd.MultiIndex.from_frame(places.drop_duplicates())))
+    total[_COUNTS] = total[_COUNTS].fillna(0)
+    total["not_judged_share"] = (1 - total["judged"] / total["photographs"]).fillna(1.0)
+    total["flagged_share"] = total["flagged"] / total["judged"]
+    total = total.reset_index().sort_values(
+        ["not_judged_share", "flagged_share", *_PLACE], ascending=[False, False, True, True]
+    )
+    return Aggregates(pa.Table.from_pandas(total, AGGREGATES, preserve_index=False), idle)
 
 
-def _nothing(places: int) -> pd.DataFrame:
-    """The row of each structure before the first photograph."""
-    empty = {"worst_score": np.float32("nan"), "smallest_p_value": np.nan}
-    rows = pd.DataFrame({"place": np.arange(places), **dict.fromkeys(_SUMS, 0), **empty})
-    return rows.assign(worst_image_id=pd.Series([None] * places, dtype="str"))
-
-
-def _each(block: pa.Table) -> pd.DataFrame:
-    """The row that a structure with one photograph would have, for each photograph."""
-    frame = block.select(_COLUMNS).to_pandas()
-    judged = frame["prediction"].notna()
-    cannot_judge = ~judged & frame["status"].isin([str(Status.OK), str(Status.CANNOT_JUDGE)])
+def _added_up(photographs: pd.DataFrame) -> pd.DataFrame:
+    """One row for each place that a photograph is of."""
+    judged = photographs["prediction"].notna()
+    cannot_judge = ~judged & photographs["status"].isin([str(Status.OK), str(Status.CANNOT_JUDGE)])
     failed = ~judged & ~cannot_judge
-    return pd.DataFrame(
-        {
-            "photographs": 1,
-            "judged": judged.astype(int),
-            "cannot_judge": cannot_judge.astype(int),
-            "failed": failed.astype(int),
-            "flagged": (frame["prediction"] == str(Label.CRACK)).astype(int),
-            "coverage": frame["judged_fraction"].astype(float).fillna(judged.astype(float)).mask(failed, 0.0),
-            "worst_score": frame["score"].where(judged),
-            "worst_image_id": frame["image_id"].where(judged & frame["score"].notna()),
-            "smallest_p_value": frame["p_value"].where(judged),
-        }
+    scored = photographs["score"].where(judged)
+    each = photographs.assign(
+        judged=judged,
+        cannot_judge=cannot_judge,
+        failed=failed,
+        flagged=photographs["prediction"] == str(Label.CRACK),
+        coverage=photographs["judged_fraction"].astype(float).fillna(judged.astype(float)).mask(failed, 0.0),
+        worst_score=scored,
+        worst_image_id=photographs["image_id"].where(scored.notna()),
+        smallest_p_value=photographs["p_value"].where(judged),
     )
-
-
-def _add_up(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per place; of equal scores the earlier counts."""
-    falling = rows.sort_values("worst_score", ascending=False, kind="stable")
-    return falling.groupby("place", as_index=False).agg(_COMBINE)
-
-
-def _as_table(total: pd.DataFrame, places: Sequence[tuple[str, str]]) -> pa.Table:
-    photographs = total["photographs"].where(total["photographs"] > 0)  # a share of none is null
-    total["coverage"] = total["coverage"] / photographs
-    total["not_judged_share"] = (1 - total["judged"] / photographs).fillna(1.0)
-    total["flagged_share"] = total["flagged"] / total["judged"].where(total["judged"] > 0)
-    total["structure"], total["element"] = zip(*(places[place] for place in total["place"]), strict=True)
-    total = total.sort_values(
-        ["not_judged_share", "flagged_share", "structure", "element"], ascending=[False, False, True, True]
-    )
-    return pa.Table.from_pandas(total, AGGREGATES, preserve_index=False)
+    places = each.sort_values("worst_score", ascending=False, kind="stable").groupby(_PLACE)
+    how = dict.fromkeys(_COUNTS[1:], "sum") | {"worst_score": "first", "worst_image_id": "first"}  # that is not null
+    return places.agg(how | {"smallest_p_value": "min", "coverage": "mean"}).assign(photographs=places.size())
 
 
 def _cells(structure: str, element: str, **row: float | str | None) -> list[str]:
     def number(name: str, form: str) -> str:
         return "-" if row[name] is None else format(row[name], form)
 
-    counts = [number(name, ",") for name in ("photographs", "judged", "cannot_judge", "failed", "flagged")]
+    counts = [number(name, ",") for name in _COUNTS]
     worst = [number("worst_score", ".4g"), number("worst_image_id", ""), number("smallest_p_value", ".4f")]
     place = f"{structure} {element}".rstrip()
     return [place, *counts, number("flagged_share", ".1%"), *worst, number("coverage", ".1%")]
