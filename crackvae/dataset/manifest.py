@@ -7,10 +7,10 @@ import os
 import posixpath
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -180,7 +180,7 @@ def _listed(skipped: Mapping[str, int], most: int | None = None) -> str:
 
 def _from_table(location: str, label_column: str, names: Mapping[str, Label]) -> pa.Table:
     if storage.name(location).lower().endswith(".csv"):
-        table = _read_csv(location, label_column)
+        table = read_csv(location, {label_column, *(field.name for field in MANIFEST if field.type == pa.string())})
     else:
         table = _read_parquet(location)
     for column in {"uri", label_column} - {"label"}:
@@ -274,39 +274,37 @@ def _unique(table: pa.Table, summary: Summary) -> pa.Table:
     return table
 
 
+def read_csv(location: str, text: Iterable[str]) -> pa.Table:
+    """Reads a CSV file; a cell may go on in the next line.
+
+    Args:
+        location: Of the file.
+        text: Columns that are not guessed at: a group 007 is no number. An empty cell of them is null.
+
+    Raises:
+        InputError: It is missing, or damaged.
+    """
+    options = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(text, pa.string()), null_values=[""], strings_can_be_null=True
+    )
+    lines = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    return _read(
+        location, "CSV", lambda stream: pyarrow.csv.read_csv(stream, parse_options=lines, convert_options=options)
+    )
+
+
 def _read_parquet(location: str) -> pa.Table:
+    return _read(location, "Parquet", pq.read_table)
+
+
+def _read(location: str, kind: str, parse: Callable[[IO[bytes]], pa.Table]) -> pa.Table:
     try:
         with storage.open_input(location) as stream:
-            return _valid(pq.read_table(stream))
+            table = parse(stream)
+            table.validate(full=True)  # that text is UTF-8: Arrow takes a file's word for it
+            return table
     except FileNotFoundError as error:
         raise InputError(f"{location}: no such file") from error
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{location}: cannot be read as Parquet: {reason}") from error
-
-
-def _read_csv(location: str, label_column: str) -> pa.Table:
-    # Text is not guessed at: a group 007 is no number, and a name may go on in the next line.
-    text = {field.name: field.type for field in MANIFEST if field.type == pa.string()}
-    try:
-        with storage.open_input(location) as stream:
-            return _valid(
-                pyarrow.csv.read_csv(
-                    stream,
-                    parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                    convert_options=pyarrow.csv.ConvertOptions(
-                        column_types={**text, label_column: pa.string()},
-                        null_values=[""],
-                        strings_can_be_null=True,  # else all images without a group would be one
-                    ),
-                )
-            )
-    except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{location}: cannot be read as CSV: {reason}") from error
-
-
-def _valid(table: pa.Table) -> pa.Table:
-    """The table, if what it says is text is UTF-8: Arrow takes a file's word for it."""
-    table.validate(full=True)
-    return table
+        raise InputError(f"{location}: cannot be read as {kind}: {reason}") from error

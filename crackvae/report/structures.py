@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 from wcmatch import glob
 
 from crackvae import storage
+from crackvae.dataset import manifest
 from crackvae.errors import InputError
 from crackvae.report import tables
 from crackvae.run import finalize
@@ -87,23 +87,12 @@ def read(location: str) -> pa.Table:
     Raises:
         InputError: The file cannot be read, lacks a column or a value, or has a pattern twice.
     """
-    text = {name: pa.string() for name in TABLE.names}
-    try:
-        with storage.open_input(location) as stream:
-            found = pyarrow.csv.read_csv(
-                stream,
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                convert_options=pyarrow.csv.ConvertOptions(column_types=text),
-            )
-            found.validate(full=True)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{location}: cannot be read as CSV: {reason}") from error
+    found = manifest.read_csv(location, TABLE.names)
     for name in TABLE.names:
         if found.schema.names.count(name) != 1:
             columns = ", ".join(map(repr, found.schema.names))
             raise InputError(f"{location}: needs one column {name!r}; found {columns}")
-    table = found.select(TABLE.names).combine_chunks()
+    table = pa.table([found[name].fill_null("") for name in TABLE.names], schema=TABLE)
     if not table.num_rows:
         raise InputError(f"{location}: has no row; give each structure at least one pattern")
     _check(location, table)
