@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from crackvae.config import ImageConfig
 from crackvae.dataset import leakage, splits, twins
@@ -65,7 +63,8 @@ def split(table: pa.Table, *, external_normal: float = 0.25, external_crack: flo
     if not ok_N.any():
         reason = Counter(statuses).most_common(1)[0][0]
         raise InputError(f"none of {len(table)} images can be read ({reason}); check the manifest")
-    group_N = _joined(twins.twin_groups(vector_ND, content_hash), table["group"].to_pylist())
+    given_N2 = np.stack([np.arange(len(table)), twins.first_rows(table["group"].to_pylist())], axis=1)
+    group_N = twins.joined(twins.twin_groups(vector_ND, content_hash), [given_N2])
     image_id = table["image_id"].to_pylist()
     names = [image_id[row] for row in group_N]
     labels = [label if ok else None for label, ok in zip(table["label"].to_pylist(), ok_N, strict=True)]
@@ -113,17 +112,3 @@ def _read(
         for count in pool.map(read, range(0, len(uris), _CHUNK)):
             advance(count)
     return vector_ND, hashes, statuses
-
-
-def _joined(group_N: NDArray[np.int64], given: Sequence[str | None]) -> NDArray[np.int64]:
-    """Joins twin groups that share a given group; each is named by its first row."""
-    first_row: dict[str, int] = {}
-    given_N = np.array([row if name is None else first_row.setdefault(name, row) for row, name in enumerate(given)])
-    count = len(group_N)
-    rows_E = np.concatenate([np.arange(count), np.arange(count)])
-    to_E = np.concatenate([group_N, given_N])
-    graph = coo_array((np.ones(2 * count, np.int8), (rows_E, to_E)), shape=(count, count))
-    component_N = connected_components(graph, directed=False)[1]
-    _, first_C, component_N = np.unique(component_N, return_index=True, return_inverse=True)
-    joined_N: NDArray[np.int64] = first_C[component_N]
-    return joined_N

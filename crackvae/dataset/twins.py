@@ -36,23 +36,14 @@ TWIN_CORRELATION = 0.985
 _LINK = TWIN_CORRELATION - 1e-5
 _RADIUS = math.sqrt(2 * (1 - _LINK)) + 1e-5
 
-# Frequencies a side of the descriptor. 20,000 METU images on two cores, seconds in all and
-# candidate pairs: 4: 9 s, 437,000; 5: 5 s, 20,000; 6: 6 s, 2,900.
+# Frequencies a side of the descriptor. Candidate pairs of 20,000 METU images: 4: 437,000; 5: 20,000; 6: 2,900.
 _FREQUENCIES = 5
 
 _SEARCHED = 8_000_000  # most candidates of one search, 24 bytes each
-_CORRELATED = 16_384  # pairs that are correlated at once, 4.6 kB each
+_CORRELATED = 16_384  # pairs that are correlated at once, 7 kB each
 
 _Float = npt.NDArray[np.float32]
 _Int = npt.NDArray[np.int64]
-
-# The coefficients in the order of their parities: u and v even; v odd; u odd; both odd.
-_U, _V = np.divmod(np.arange(THUMBNAIL**2), THUMBNAIL)
-_PARITY_ORDER = np.lexsort((_V, _U, _V % 2, _U % 2))
-# Takes a vector in that order to that of the transposed thumbnail.
-_TRANSPOSED = np.argsort(_PARITY_ORDER)[(_V * THUMBNAIL + _U)[_PARITY_ORDER]]
-# What the four ways of mirroring do to the four parities.
-_SIGN_44 = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32)
 
 
 def thumbnail_vector(gray_HW: npt.NDArray[np.uint8]) -> _Float:
@@ -76,9 +67,8 @@ def thumbnail_vector(gray_HW: npt.NDArray[np.uint8]) -> _Float:
 def twin_groups(vector_ND: _Float, content_hash: Sequence[str | None]) -> _Int:
     """Joins twins, and twins of twins, to groups.
 
-    Near-linear in N, and for many shots of one scene too; several such scenes of n shots each
-    cost n^2 steps of the search, but few correlations: what is joined is not looked at again.
-    Memory is bounded by 10 kB an image and 0.8 GB.
+    Near-linear in N; n shots of one scene cost n^2 steps of the search, but few correlations: what
+    is joined is not looked at again. Memory is bounded by 10 kB an image and 0.8 GB.
 
     Args:
         vector_ND: One `thumbnail_vector` per image.
@@ -87,15 +77,35 @@ def twin_groups(vector_ND: _Float, content_hash: Sequence[str | None]) -> _Int:
     Returns:
         group_N, in [0, N): the row of the first image of the group.
     """
-    first_row: dict[str, int] = {}
-    group_N = np.array(
-        [row if content is None else first_row.setdefault(content, row) for row, content in enumerate(content_hash)],
-        np.int64,
-    )
+    group_N = first_rows(content_hash)
     row_M = np.flatnonzero((group_N == np.arange(len(group_N))) & vector_ND.any(axis=1))
     if row_M.size:
         group_N[row_M] = row_M[_near_groups(vector_ND[row_M])]
     return group_N[group_N]
+
+
+def first_rows(names: Sequence[str | None]) -> _Int:
+    """The first row that has the name of each row; its own where it has none."""
+    first: dict[str, int] = {}
+    return np.array([row if name is None else first.setdefault(name, row) for row, name in enumerate(names)], np.int64)
+
+
+def joined(group_N: _Int, links: Sequence[_Int]) -> _Int:
+    """The groups after joining those that a link connects.
+
+    Args:
+        group_N: The first row of the group of each row.
+        links: Arrays of pairs of rows.
+
+    Returns:
+        group_N, as before.
+    """
+    count = len(group_N)
+    from_E, to_E = np.concatenate([np.stack([np.arange(count), group_N], axis=1), *links]).T
+    graph = coo_array((np.ones(len(from_E), np.int8), (from_E, to_E)), shape=(count, count))
+    component_N = connected_components(graph, directed=False)[1]
+    _, first_C, component_N = np.unique(component_N, return_index=True, return_inverse=True)
+    return first_C[component_N]
 
 
 def _near_groups(vector_ND: _Float) -> _Int:
@@ -103,33 +113,23 @@ def _near_groups(vector_ND: _Float) -> _Int:
     count = len(vector_ND)
     coefficient_NFF = dctn(vector_ND.reshape(-1, THUMBNAIL, THUMBNAIL), axes=(1, 2), norm="ortho")
     descriptor_ND = _descriptor(coefficient_NFF[:, :_FREQUENCIES, :_FREQUENCIES])
-    coefficient_ND = coefficient_NFF.reshape(count, -1)[:, _PARITY_ORDER]
+    tree = cKDTree(descriptor_ND)
     group_N = np.arange(count)
     links: list[_Int] = []
-    tree = cKDTree(descriptor_ND)
-    # Images of the largest group need to be compared with those outside only.
-    largest, outside_M, outside_tree = -1, group_N, tree
     step = max(16, _SEARCHED // count)
     for start in range(0, count, step):
         row_K = tree.indices[start : start + step]  # neighbours in the tree: a compact part
-        inside_K = group_N[row_K] == largest
-        pair_P2 = np.concatenate(
-            [
-                _candidates(descriptor_ND, row_K[~inside_K], np.arange(count), tree),
-                _candidates(descriptor_ND, row_K[inside_K], outside_M, outside_tree),
-            ]
-        )
+        hit_P = cKDTree(descriptor_ND[row_K]).sparse_distance_matrix(tree, _RADIUS, output_type="ndarray")
+        pair_P2 = np.stack([row_K[hit_P["i"]], hit_P["j"]], axis=1)
+        pair_P2 = pair_P2[pair_P2[:, 0] < pair_P2[:, 1]]
         for block in range(0, len(pair_P2), _CORRELATED):
             block_P2 = pair_P2[block : block + _CORRELATED]
             block_P2 = block_P2[group_N[block_P2[:, 0]] != group_N[block_P2[:, 1]]]
-            links.append(block_P2[_correlation(coefficient_ND, block_P2) >= _LINK])
+            links.append(block_P2[_correlation(vector_ND, block_P2) >= _LINK])
             # Joining costs N steps: only worth it once there is much to join.
             if sum(map(len, links)) > count // 8:
-                group_N, links = _joined(group_N, links), []
-                largest = int(np.bincount(group_N).argmax())
-                outside_M = np.flatnonzero(group_N != largest)
-                outside_tree = cKDTree(descriptor_ND[outside_M])
-    return _joined(group_N, links)
+                group_N, links = joined(group_N, links), []
+    return joined(group_N, links)
 
 
 def _descriptor(coefficient_NFF: _Float) -> _Float:
@@ -143,40 +143,15 @@ def _descriptor(coefficient_NFF: _Float) -> _Float:
     return descriptor_ND / np.float32(math.sqrt(2))
 
 
-def _candidates(descriptor_ND: _Float, row_K: _Int, tree_M: _Int, tree: cKDTree) -> _Int:
-    """The pairs within the radius of a row of row_K and a later row of the tree's: pair_P2."""
-    part = cKDTree(descriptor_ND[row_K])
-    hit_P = part.sparse_distance_matrix(tree, _RADIUS, output_type="ndarray")
-    pair_P2 = np.stack([row_K[hit_P["i"]], tree_M[hit_P["j"]]], axis=1)
-    later_P2: _Int = pair_P2[pair_P2[:, 0] < pair_P2[:, 1]]
-    return later_P2
-
-
-def _correlation(coefficient_ND: _Float, pair_P2: _Int) -> _Float:
-    """The highest correlation of each pair over the eight symmetries: correlation_P in [-1, 1].
-
-    Mirroring changes the sign of a whole parity, so four partial sums, added and subtracted,
-    give the correlations of the four ways to mirror; four more, those after transposing.
-    """
-    first_P4D, second_P4D, transposed_P4D = (
-        part_PD.reshape(-1, 4, THUMBNAIL**2 // 4)
-        for part_PD in (
-            coefficient_ND[pair_P2[:, 0]],
-            coefficient_ND[pair_P2[:, 1]],
-            coefficient_ND[pair_P2[:, 1]][:, _TRANSPOSED],
-        )
+def _correlation(vector_ND: _Float, pair_P2: _Int) -> _Float:
+    """The highest correlation of each pair over the eight symmetries: correlation_P in [-1, 1]."""
+    first_PD, second_PD = vector_ND[pair_P2[:, 0]], vector_ND[pair_P2[:, 1]]
+    upright_PHW = second_PD.reshape(-1, THUMBNAIL, THUMBNAIL)
+    turned_8PHW = (
+        np.rot90(image_PHW, turns, axes=(1, 2))
+        for image_PHW in (upright_PHW, upright_PHW.transpose(0, 2, 1))
+        for turns in range(4)
     )
-    upright_P4 = np.einsum("pkd,pkd->pk", first_P4D, second_P4D) @ _SIGN_44
-    turned_P4 = np.einsum("pkd,pkd->pk", first_P4D, transposed_P4D) @ _SIGN_44
-    highest_P: _Float = np.hstack([upright_P4, turned_P4]).max(axis=1)
+    each_8P = [np.einsum("pd,pd->p", first_PD, image_PHW.reshape(first_PD.shape)) for image_PHW in turned_8PHW]
+    highest_P: _Float = np.max(each_8P, axis=0)
     return highest_P
-
-
-def _joined(group_N: _Int, links: Sequence[_Int]) -> _Int:
-    """The groups after joining those that a link connects; links are arrays of pairs of rows."""
-    count = len(group_N)
-    from_E, to_E = np.concatenate([np.stack([np.arange(count), group_N], axis=1), *links]).T
-    graph = coo_array((np.ones(len(from_E), np.int8), (from_E, to_E)), shape=(count, count))
-    component_N = connected_components(graph, directed=False)[1]
-    _, first_C, component_N = np.unique(component_N, return_index=True, return_inverse=True)
-    return first_C[component_N]
