@@ -6,13 +6,13 @@ to SCALE times the threshold, which is the largest mean of that error over a til
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -36,37 +36,19 @@ _MARGIN = 0.1  # between cells
 _WIDTH_IN, _SIDE_IN, _CAPTION_IN, _TITLE_IN, _SCALE_IN = 12, 0.1, 0.42, 0.6, 0.75
 _ID_LETTERS = 30
 
-Rows = NDArray[np.intp]
-
-
-class _Gallery(NamedTuple):
-    title: str
-    label: Label | None
-    prediction: Label | None  # None for any
-    highest_first: bool = True
-
-
+# Title, and the label and prediction of what is in it.
 _GALLERIES = {
-    "true_positives": _Gallery("True positives: cracks called crack", Label.CRACK, Label.CRACK),
-    "false_positives": _Gallery("False positives: normals called crack", Label.NORMAL, Label.CRACK),
-    "false_negatives": _Gallery(
-        "False negatives: cracks called normal", Label.CRACK, Label.NORMAL, highest_first=False
-    ),
-    "true_negatives": _Gallery("True negatives: normals called normal", Label.NORMAL, Label.NORMAL),
-    "findings": _Gallery("Findings: images without a label", None, None),
+    "true_positives": ("True positives: cracks called crack", Label.CRACK, Label.CRACK),
+    "false_positives": ("False positives: normals called crack", Label.NORMAL, Label.CRACK),
+    "false_negatives": ("False negatives: cracks called normal", Label.CRACK, Label.NORMAL),
+    "true_negatives": ("True negatives: normals called normal", Label.NORMAL, Label.NORMAL),
 }
-
-
-class _View(NamedTuple):
-    """An image that could be read: the network's input and output, in [-1, 1]."""
-
-    x_SS: NDArray[np.float32]
-    x_hat_SS: NDArray[np.float32]
 
 
 class _Cell(NamedTuple):
     caption: str
-    view: _View | None
+    view: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    """The network's input and output in [-1, 1]; None where the image can no longer be read."""
 
 
 def draw(scored: pa.Table, model: Artifact, threshold: float) -> dict[str, Figure]:
@@ -80,54 +62,35 @@ def draw(scored: pa.Table, model: Artifact, threshold: float) -> dict[str, Figur
     Returns:
         By name. An image that can no longer be read has a cell that says so.
     """
-    label_N, prediction_N = _words(scored, "label"), _words(scored, "prediction")
-    score_N = scored["score"].to_numpy().astype(np.float64)
-    has_label_N = pc.is_valid(scored["label"]).to_numpy()
-    members = {
-        name: _ranked(_matches(label_N, prediction_N, gallery), score_N, gallery.highest_first)
-        for name, gallery in _GALLERIES.items()
-        if np.any(has_label_N == (gallery.label is not None))
-    }
-    kind_N = label_N if has_label_N.any() else prediction_N
-    examples = {label: _at_percentiles(np.flatnonzero(kind_N == label), score_N) for label in Label}
-    needed = [rows[:_MOST] for rows in members.values()] + list(examples.values())
-    cells = _cells(scored, np.unique(np.concatenate(needed)), model)
+    results = scored.to_pandas().sort_values("score", ascending=False, kind="stable")  # its index is the row
+    is_labelled = results["label"].notna()
+    members = {}
+    if is_labelled.any():
+        for name, (_, label, prediction) in _GALLERIES.items():
+            members[name] = results[(results["label"] == label) & (results["prediction"] == prediction)]
+        members["false_negatives"] = members["false_negatives"].sort_values("score", kind="stable")
+    if not is_labelled.all():
+        members["findings"] = results[~is_labelled]
+    kind, column = ("Labelled", "label") if is_labelled.any() else ("Called", "prediction")
+    examples = [_at_percentiles(results[results[column] == label]) for label in Label]
+    cells = _cells(scored, pd.concat([*(rows[:_MOST] for rows in members.values()), *examples]).index.unique(), model)
     figures = {
-        name: _gallery(_GALLERIES[name], len(rows), [cells[row] for row in rows[:_MOST]], threshold)
+        name: _gallery(name, len(rows), [cells[row] for row in rows.index[:_MOST]], threshold)
         for name, rows in members.items()
     }
-    shown = {label: [cells[row] for row in rows] for label, rows in examples.items()}
-    kind = "Labelled" if has_label_N.any() else "Called"
+    shown = [[cells[row] for row in rows.index] for rows in examples]
     return figures | {"reconstructions": _reconstructions(shown, kind, threshold)}
 
 
-def _words(scored: pa.Table, column: str) -> NDArray[np.object_]:
-    return np.asarray(scored[column].to_pylist(), object)
-
-
-def _matches(label_N: NDArray[np.object_], prediction_N: NDArray[np.object_], gallery: _Gallery) -> Rows:
-    chosen_N = label_N == gallery.label
-    if gallery.prediction is not None:
-        chosen_N &= prediction_N == gallery.prediction
-    return np.flatnonzero(chosen_N)
-
-
-def _ranked(rows: Rows, score_N: NDArray[np.float64], highest_first: bool) -> Rows:
-    """By score; equal scores stay in manifest order."""
-    key = -score_N[rows] if highest_first else score_N[rows]
-    return rows[np.argsort(key, kind="stable")]
-
-
-def _at_percentiles(rows: Rows, score_N: NDArray[np.float64]) -> Rows:
+def _at_percentiles(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows whose scores are at _PERCENTILES, all of the rows where they are few."""
-    if len(rows) <= len(_PERCENTILES):
-        return _ranked(rows, score_N, highest_first=False)
-    place = np.rint(np.array(_PERCENTILES) / 100 * (len(rows) - 1)).astype(np.intp)
-    return _ranked(rows, score_N, highest_first=False)[place]
+    place = np.rint(np.array(_PERCENTILES) / 100 * (len(rows) - 1)).astype(int).clip(0)
+    return rows.sort_values("score", kind="stable").iloc[np.unique(place)[: len(rows)]]
 
 
-def _cells(scored: pa.Table, rows: Rows, model: Artifact) -> dict[int, _Cell]:
+def _cells(scored: pa.Table, rows: pd.Index[int], model: Artifact) -> dict[int, _Cell]:
     """Reads and reconstructs each image once, in manifest order, which is quick in an archive."""
+    rows = rows.sort_values()
     shown = scored.take(pa.array(rows))
     with Decoder(model.config.image) as decoder:
         tile_NSS, read = decoder.read(shown)
@@ -135,9 +98,10 @@ def _cells(scored: pa.Table, rows: Rows, model: Artifact) -> dict[int, _Cell]:
     x_hat_NSS = TileScorer(model, "cpu", "fp32").reconstruct(tile_NSS)
     cells = {}
     for index, (row, status) in enumerate(zip(shown.to_pylist(), read["status"].to_pylist(), strict=True)):
-        view = _View(x_NSS[index], x_hat_NSS[index]) if status == Status.OK else None
-        caption = f"{_short(row['image_id'])}\nscore {row['score']:.4f}, p {row['p_value']:#.2g}"
-        cells[int(rows[index])] = _Cell(caption, view)
+        view = (x_NSS[index], x_hat_NSS[index]) if status == Status.OK else None
+        cells[rows[index]] = _Cell(
+            f"{_short(row['image_id'])}\nscore {row['score']:.4f}, p {row['p_value']:#.2g}", view
+        )
     return cells
 
 
@@ -147,21 +111,21 @@ def _short(image_id: str) -> str:
     return line if len(line) <= _ID_LETTERS else "…" + line[1 - _ID_LETTERS :]
 
 
-def _gallery(gallery: _Gallery, total: int, cells: Sequence[_Cell], threshold: float) -> Figure:
-    order = "highest" if gallery.highest_first else "lowest"
+def _gallery(name: str, total: int, cells: Sequence[_Cell], threshold: float) -> Figure:
+    title = _GALLERIES[name][0] if name in _GALLERIES else "Findings: images without a label"
+    order = "lowest" if name == "false_negatives" else "highest"
     count = f"{total:,}" if total <= _MOST else f"{len(cells)} of {total:,}"
     how = f"({count}, {order} score first)\nleft: image, right: error heat map"
-    title = f"{gallery.title} {how if total else '(none)'}"
-    return _sheet(title, cells, _COLUMNS, threshold, with_reconstruction=False)
+    return _sheet(f"{title} {how if total else '(none)'}", cells, _COLUMNS, threshold, with_reconstruction=False)
 
 
-def _reconstructions(examples: Mapping[Label, Sequence[_Cell]], kind: str, threshold: float) -> Figure:
+def _reconstructions(examples: Sequence[Sequence[_Cell]], kind: str, threshold: float) -> Figure:
     *others, last = (f"{percentile}th" for percentile in _PERCENTILES)
     title = (
         f"{kind} normal (left) and crack (right): scores at the {', '.join(others)} and {last} "
         "percentile of each\nimage, reconstruction, error heat map"
     )
-    cells = [cell for line in zip_longest(*examples.values()) for cell in line]
+    cells = [cell for line in zip_longest(*examples) for cell in line]
     return _sheet(title, cells, len(examples), threshold, with_reconstruction=True)
 
 
