@@ -30,10 +30,8 @@ _MOST = 16  # images in a gallery
 _COLUMNS = 4
 _PERCENTILES = (10, 50, 90)
 _COLOURS = "inferno"  # its lightness only grows: it reads without colour vision, and in print
-_GAP = 0.04  # between the pictures of a cell, in widths of a picture, as are these:
-_STEP = 1 + _GAP
-_MARGIN = 0.1  # between cells
-_WIDTH_IN, _SIDE_IN, _CAPTION_IN, _TITLE_IN, _SCALE_IN = 12, 0.1, 0.42, 0.6, 0.75
+_PICTURE = 0.96  # a side, where the next one of a cell begins at 1
+_WIDTH_IN, _CAPTION_IN, _TITLE_IN, _SCALE_IN = 12, 0.42, 0.6, 0.75
 _ID_LETTERS = 30
 
 # Title, and the label and prediction of what is in it.
@@ -130,74 +128,28 @@ def _reconstructions(examples: Sequence[Sequence[_Cell]], kind: str, threshold: 
 
 
 def _sheet(
-    title: str,
-    cells: Sequence[_Cell | None],
-    columns: int,
-    threshold: float,
-    *,
-    with_reconstruction: bool,
+    title: str, cells: Sequence[_Cell | None], columns: int, threshold: float, *, with_reconstruction: bool
 ) -> Figure:
     """Sets cells out line by line, above the one scale of the heat maps.
 
-    One pair of axes holds them all, a picture being 1 wide and 1 high, and every size is known
-    beforehand: with axes for each cell, finding a layout would take most of the time.
+    Every size is known beforehand: finding a layout would take most of the time.
     """
-    cell_width = (3 if with_reconstruction else 2) * _STEP - _GAP
-    width = columns * (cell_width + _MARGIN) - _MARGIN
-    picture_in = (_WIDTH_IN - 2 * _SIDE_IN) / width
-    cell_height = 1 + _CAPTION_IN / picture_in
     lines = max(1, -(-len(cells) // columns))
-    cells_in = lines * cell_height * picture_in
-    height_in = _TITLE_IN + cells_in + _SCALE_IN
-
+    picture_in = _WIDTH_IN / columns / (3 if with_reconstruction else 2)
+    height_in = _TITLE_IN + lines * (picture_in + _CAPTION_IN) + _SCALE_IN
+    top, bottom = 1 - (_TITLE_IN + _CAPTION_IN) / height_in, _SCALE_IN / height_in
     figure = Figure(figsize=(_WIDTH_IN, height_in))
     figure.suptitle(title, y=1 - 0.1 / height_in)
-    side, bottom = _SIDE_IN / _WIDTH_IN, _SCALE_IN / height_in
-    axes = figure.add_axes((side, bottom, 1 - 2 * side, cells_in / height_in))
-    axes.set_axis_off()
-    for place, cell in enumerate(cells):
-        line, column = divmod(place, columns)
+    figure.subplots_adjust(0.01, bottom, 0.99, top, wspace=0.03, hspace=_CAPTION_IN / picture_in)
+    scale = Normalize(0, SCALE * threshold)
+    for axes, cell in zip_longest(figure.subplots(lines, columns, squeeze=False).flat, cells):
+        axes.set_axis_off()
         if cell is not None:
-            corner = (column * (cell_width + _MARGIN), -line * cell_height)
-            _show(axes, cell, corner, cell_width, threshold, with_reconstruction)
-    axes.set(xlim=(0, width), ylim=(cell_height * (1 - lines), cell_height))
-    _add_scale(figure, 0.48 / height_in, 0.14 / height_in, threshold)
-    return figure
-
-
-def _show(
-    axes: Axes,
-    cell: _Cell,
-    corner: tuple[float, float],
-    width: float,
-    threshold: float,
-    with_reconstruction: bool,
-) -> None:
-    left, bottom = corner
-    middle = left + width / 2
-    axes.text(middle, bottom + 1.03, cell.caption, ha="center", va="bottom", fontsize=9)
-    if cell.view is None:
-        axes.text(middle, bottom + 0.5, "image is gone", ha="center", va="center")
-        return
-    x_SS, x_hat_SS = cell.view
-    gray = ("gray", Normalize(-1, 1))
-    pictures = [(x_SS, *gray), (np.square(x_hat_SS - x_SS), _COLOURS, _scale(threshold))]
-    if with_reconstruction:
-        pictures.insert(1, (x_hat_SS, *gray))
-    for place, (picture_SS, colours, scale) in enumerate(pictures):
-        start = left + place * _STEP
-        axes.imshow(picture_SS, colours, scale, extent=(start, start + 1, bottom, bottom + 1))
-
-
-def _scale(threshold: float) -> Normalize:
-    return Normalize(0, SCALE * threshold)
-
-
-def _add_scale(figure: Figure, bottom: float, height: float, threshold: float) -> None:
+            _show(axes, cell, scale, with_reconstruction)
     multiples = np.linspace(0, SCALE, 5)
     bar = figure.colorbar(
-        ScalarMappable(_scale(threshold), _COLOURS),
-        cax=figure.add_axes((0.2, bottom, 0.6, height)),
+        ScalarMappable(scale, _COLOURS),
+        cax=figure.add_axes((0.2, 0.48 / height_in, 0.6, 0.14 / height_in)),
         orientation="horizontal",
         extend="max",
         ticks=multiples * threshold,
@@ -205,3 +157,19 @@ def _add_scale(figure: Figure, bottom: float, height: float, threshold: float) -
         f"in multiples of the threshold {threshold:.4g}",
     )
     bar.set_ticklabels([f"{multiple:g}x" for multiple in multiples])
+    return figure
+
+
+def _show(axes: Axes, cell: _Cell, scale: Normalize, with_reconstruction: bool) -> None:
+    axes.set_title(cell.caption, fontsize=9)
+    if cell.view is None:
+        axes.text(0.5, 0.5, "image is gone", ha="center", va="center")
+        return
+    x_SS, x_hat_SS = cell.view
+    gray = ("gray", Normalize(-1, 1))
+    pictures = [(x_SS, *gray), (np.square(x_hat_SS - x_SS), _COLOURS, scale)]
+    if with_reconstruction:
+        pictures.insert(1, (x_hat_SS, *gray))
+    for place, (picture_SS, colours, norm) in enumerate(pictures):
+        axes.imshow(picture_SS, colours, norm, extent=(place, place + _PICTURE, 0, _PICTURE))
+    axes.set_xlim(0, place + _PICTURE)
