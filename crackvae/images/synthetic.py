@@ -12,7 +12,6 @@ are in pixels and angles in radians, with x to the right and y down.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +19,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from crackvae.errors import UsageError
 from crackvae.schema import Label
 
 Gray: TypeAlias = npt.NDArray[np.uint8]
@@ -120,15 +118,7 @@ def cracked(
     return _expose(rng, gray_HW), mask_HW >= 0.5
 
 
-def write_survey(
-    folder: Path,
-    *,
-    normals: int,
-    cracks: int,
-    seed: int = 0,
-    size: int = 227,
-    masks: Path | None = None,
-) -> None:
+def write_survey(folder: Path, *, normals: int, cracks: int, seed: int = 0, size: int = 227) -> None:
     """Writes a labelled survey: folder/normal/0000.jpg and on, folder/crack/0000.jpg and on.
 
     Image i of a label depends on the seed, the label, i and the size alone: asking for more images
@@ -140,30 +130,15 @@ def write_survey(
         cracks: How many photos of cracked concrete.
         seed: 0 or more.
         size: Height and width of a photo, in pixels.
-        masks: Where the mask of each cracked photo goes, under the photo's number, as a PNG of 0
-            and 255; None writes no masks.
-
-    Raises:
-        UsageError: The masks would lie in the survey, where they would be taken for photos.
     """
-    if masks is not None and masks.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(f"masks {masks} lie in the survey {folder}: choose a folder outside it")
-    for index in range(normals):
-        rng = np.random.default_rng([seed, _STREAM[Label.NORMAL], index])
-        _write(folder / Label.NORMAL / f"{index:04d}.jpg", concrete(rng, size, size), _JPEG)
-    for index in range(cracks):
-        rng = np.random.default_rng([seed, _STREAM[Label.CRACK], index])
-        gray_HW, mask_HW = cracked(rng, size, size)
-        _write(folder / Label.CRACK / f"{index:04d}.jpg", gray_HW, _JPEG)
-        if masks is not None:
-            _write(masks / f"{index:04d}.png", np.where(mask_HW, 255, 0).astype(np.uint8))
-
-
-def _write(path: Path, gray_HW: Gray, options: Sequence[int] = ()) -> None:
-    """Writes an image in the format that the suffix of its path names."""
-    _, data = cv2.imencode(path.suffix, gray_HW, options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())  # not storage.write_bytes: these are not worth an fsync each
+    for label, count in ((Label.NORMAL, normals), (Label.CRACK, cracks)):
+        for index in range(count):
+            rng = np.random.default_rng([seed, _STREAM[label], index])
+            gray_HW = concrete(rng, size, size) if label == Label.NORMAL else cracked(rng, size, size)[0]
+            _, data = cv2.imencode(".jpg", gray_HW, _JPEG)
+            path = folder / label / f"{index:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data.tobytes())  # not storage.write_bytes: these are not worth an fsync each
 
 
 def _surface(rng: np.random.Generator, height: int, width: int, light: float) -> Field:
