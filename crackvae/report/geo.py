@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -48,45 +47,29 @@ def write(results: Iterable[pa.Table], parquet: str, geojson: str) -> int:
     Returns:
         How many photographs have a position.
     """
-    blocks = map(_located, results)
-    first = next(blocks, _located(RESULTS.empty_table()))
-    schema = _with_geometry(first.slice(0, 0)).schema
-    count, box = 0, _Box()
+    schema = _with_geometry(RESULTS.empty_table()).schema
+    count, corners = 0, []
     with (
         storage.writing(parquet) as stream,
         pq.ParquetWriter(stream, schema, compression="zstd") as writer,
         storage.writing(geojson) as text,
     ):
         text.write(b'{"type":"FeatureCollection","features":[')
-        for block in filter(len, chain([first], blocks)):
+        for block in filter(len, map(_located, results)):
             writer.write_table(_with_geometry(block))
             for feature in _features(block):
                 text.write(f"{',' if count else ''}\n{feature}".encode())
                 count += 1
-            box.add(*_coordinates(block))
+            point_N2 = np.stack(list(_coordinates(block)), axis=1)
+            corners += [point_N2.min(axis=0), point_N2.max(axis=0)]
         text.write(b"\n]}\n")
-        writer.add_key_value_metadata({"geo": json.dumps(_metadata(box))})
+        # What the key `geo` says: https://geoparquet.org/releases/v1.1.0/
+        column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Point"]}
+        if corners:
+            column["bbox"] = [*np.min(corners, axis=0).tolist(), *np.max(corners, axis=0).tolist()]
+        metadata = {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
+        writer.add_key_value_metadata({"geo": json.dumps(metadata)})
     return count
-
-
-class _Box:
-    """The range of coordinates in degrees, as GeoParquet writes it: west, south, east, north."""
-
-    def __init__(self) -> None:
-        self.wsen: list[float] | None = None
-
-    def add(self, x_N: NDArray[np.float64], y_N: NDArray[np.float64]) -> None:
-        west, south, east, north = self.wsen or (np.inf, np.inf, -np.inf, -np.inf)
-        lowest, highest = [min(west, x_N.min()), min(south, y_N.min())], [max(east, x_N.max()), max(north, y_N.max())]
-        self.wsen = [float(edge) for edge in lowest + highest]
-
-
-def _metadata(box: _Box) -> dict[str, Any]:
-    """What a Parquet file's key `geo` says: https://geoparquet.org/releases/v1.1.0/."""
-    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["Point"]}
-    if box.wsen is not None:
-        column["bbox"] = box.wsen
-    return {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
 
 
 def _located(block: pa.Table) -> pa.Table:
