@@ -1,4 +1,4 @@
-"""What metrics.json says, added up piece by piece: only labelled rows take memory, 17 bytes each."""
+"""What metrics.json says, added up piece by piece: only labelled rows take memory, some 100 bytes each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KEPT_REASONS = 1000  # that are told apart, in bounded memory
 _EXAMPLES = 3  # image_ids of each
 _VARIABLE = re.compile(r"\d[\d,.]*")  # sizes and offsets would make one reason look like many
 
-_SETS = (EvaluationSet.INTERNAL, EvaluationSet.EXTERNAL)
+_MEASURED = ["score", "darkness", "label", "set", "group", "image_id"]  # what the metrics of a row need
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Summary:
         self._predicted: Counter[str] = Counter()
         self._scores = quantiles.Quantiles()
         self._reasons: dict[tuple[str, str], _Reason] = {}
-        self._labelled: list[pd.DataFrame] = []
+        self._labelled: list[pa.Table] = []
         self._rows = self._bounds = 0
 
     def add(self, results: pa.Table) -> None:
@@ -61,9 +61,7 @@ class Summary:
             self._add_failure(**row)
         # A score whose p-value is a bound is not compared with the threshold.
         labelled = scored.filter(pc.is_valid(scored["label"]))
-        labelled = labelled.filter(pc.invert(labelled["p_value_is_bound"]))
-        if labelled.num_rows:
-            self._labelled.append(_compact(labelled, self._rows))
+        self._labelled.append(labelled.filter(pc.invert(labelled["p_value_is_bound"])).select(_MEASURED))
 
     def _add_failure(self, status: str, message: str | None, image_id: str) -> None:
         key = (status, _VARIABLE.sub("N", message or ""))
@@ -103,10 +101,11 @@ class Summary:
 
     def _sets(self, judge: Judge) -> dict[str, Any]:
         """Metrics of each evaluation set, and of all that is labelled; without those whose p-value is a bound."""
-        if not self._labelled:
+        labelled = pa.concat_tables(self._labelled).to_pandas()
+        if labelled.empty:
             return {}
-        labelled = pd.concat(self._labelled)
-        sets = {str(name): labelled[labelled["set"] == code] for code, name in enumerate(_SETS)}
+        labelled["group"] = labelled["group"].fillna("\0" + labelled["image_id"])  # a group of its own
+        sets = {str(name): labelled[labelled["set"] == str(name)] for name in EvaluationSet}
         sets = {name: rows for name, rows in sets.items() if len(rows)} | {str(EvaluationSet.ALL): labelled}
         return {name: _set_metrics(rows, judge) for name, rows in sets.items()}
 
@@ -128,25 +127,8 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     return {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
 
 
-def _compact(rows: pa.Table, last: int) -> pd.DataFrame:
-    """What the metrics need: 64 bits of a hash stand for a group, of a row without one its number."""
-    group = rows["group"].to_pandas()
-    hash_N = pd.util.hash_array(group.fillna("").to_numpy(object), categorize=False)
-    alone_N = group.isna().to_numpy()
-    own_N = pd.util.hash_array(np.arange(last - len(rows), last, dtype=np.int64))
-    return pd.DataFrame(
-        {
-            "score": rows["score"].to_numpy(),
-            "darkness": rows["darkness"].to_numpy(),
-            "is_crack": pc.equal(rows["label"], str(Label.CRACK)).to_numpy(),
-            "set": pc.index_in(rows["set"], pa.array([str(s) for s in _SETS])).fill_null(-1).to_numpy().astype(np.int8),
-            "group": np.where(alone_N, own_N, hash_N),
-        }
-    )
-
-
 def _set_metrics(rows: pd.DataFrame, judge: Judge) -> dict[str, Any]:
-    is_crack_N, group_N = rows["is_crack"].to_numpy(), pd.factorize(rows["group"])[0]
+    is_crack_N, group_N = (rows["label"] == str(Label.CRACK)).to_numpy(), pd.factorize(rows["group"])[0]
     return {
         **_scorecard(rows["score"].to_numpy(), is_crack_N, group_N, judge.threshold),
         "baselines": {
