@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from crackvae.dataset.twins import THUMBNAIL, TWIN_CORRELATION
 from crackvae.schema import Split
@@ -100,14 +101,8 @@ def check(
         seed: Of the sample.
     """
     # Equal bytes, equal numbers; a file without a hash has a number of its own.
-    numbers: dict[str | int, int] = {}
-    content_N = np.array(
-        [
-            numbers.setdefault(row if content is None else content, len(numbers))
-            for row, content in enumerate(content_hash)
-        ],
-        np.int64,
-    )
+    known = [row if content is None else content for row, content in enumerate(content_hash)]
+    content_N = pd.factorize(pd.Series(known, dtype=object))[0]
     every = {name: np.flatnonzero([found == name for found in split]) for name in Split}
     rows = {name: row_K for name, row_K in every.items() if row_K.size}
     taking_part = [row for row_K in rows.values() for row in row_K.tolist()]
