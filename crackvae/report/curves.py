@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
@@ -90,10 +89,11 @@ def roc(scored: pa.Table, metrics: Mapping[str, Any]) -> Figure:
     """
     figure = Figure(figsize=(11.5, 6), layout="constrained")
     whole, zoom = figure.subplots(1, 2)
+    labelled = scored.to_pandas().dropna(subset="label")
     smallest, points = 1.0, []
     for name, style in zip(tables.reported_sets(metrics), ("-", ":"), strict=False):
-        rows = _labelled(scored, name)
-        is_crack_N = np.asarray(rows["label"].to_pylist(), object) == Label.CRACK
+        rows = labelled if name == EvaluationSet.ALL else labelled[labelled["set"] == name]
+        is_crack_N = (rows["label"] == str(Label.CRACK)).to_numpy()
         for score, card in tables.scorecards(metrics, name).items():
             if card["roc_auc"]["value"] is None:
                 continue
@@ -136,9 +136,10 @@ def training(history: Sequence[Mapping[str, float]]) -> Figure:
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     errors, divergence = figure.subplots(1, 2)
-    _by_epoch(errors, history, "mse", "training", BLUE)
-    _by_epoch(errors, history, "val_mse", "validation normals", VERMILLION)
-    _by_epoch(divergence, history, "kl", "training", GREEN)
+    records = pd.DataFrame(history)
+    errors.plot(records["epoch"], records["mse"], "o-", ms=4, color=BLUE, label="training")
+    errors.plot(records["epoch"], records["val_mse"], "o-", ms=4, color=VERMILLION, label="validation normals")
+    divergence.plot(records["epoch"], records["kl"], "o-", ms=4, color=GREEN)
     errors.set(yscale="log", ylabel="mean squared error per pixel", title="Reconstruction error")
     _label_plainly(errors.yaxis, (1, 1.5, 2, 3, 4, 5, 6, 8))
     errors.legend()
@@ -152,24 +153,11 @@ def training(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _by_epoch(axes: Axes, history: Sequence[Mapping[str, float]], key: str, label: str, colour: str) -> None:
-    epochs = [record["epoch"] for record in history]
-    axes.plot(epochs, [record[key] for record in history], "o-", ms=4, color=colour, label=label)
-
-
 def _label_plainly(axis: Axis, steps: Sequence[float]) -> None:
     """Labels a logarithmic axis that may span less than a decade, at these steps of each."""
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
-
-
-def _labelled(scored: pa.Table, name: str) -> pa.Table:
-    """The rows that the metrics of a set were made of."""
-    labelled = scored.filter(pc.is_valid(scored["label"]))
-    return labelled if name == EvaluationSet.ALL else labelled.filter(
-        pc.equal(labelled["set"], name)
-    )  # fmt: skip
 
 
 def _operating_point(card: Mapping[str, Any]) -> tuple[float, float]:
