@@ -232,16 +232,8 @@ def _absolute(uri: str, folder: str, named: str) -> str:
 
 
 def _table(columns: Mapping[str, Any]) -> pa.Table:
-    count = len(columns["uri"])
-    arrays = [
-        pa.array(columns[f.name], f.type)
-        if isinstance(columns.get(f.name), list)
-        else columns[f.name].cast(f.type)
-        if f.name in columns
-        else pa.nulls(count, f.type)
-        for f in MANIFEST
-    ]
-    return pa.table(arrays, schema=MANIFEST)
+    unknown = {field.name: pa.nulls(len(columns["uri"]), field.type) for field in MANIFEST}
+    return pa.table(unknown | {**columns}).cast(MANIFEST)
 
 
 def _unique(table: pa.Table, summary: Summary) -> pa.Table:
