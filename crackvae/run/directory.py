@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -65,20 +64,17 @@ class Plan:
 
     def __init__(self, location: str) -> None:
         self._file = pq.ParquetFile(storage.open_input(location))
+        self._held: tuple[int, pa.Table] = (-1, pa.table({}))
         footer = self._file.metadata
-        column = self._file.schema_arrow.get_field_index("shard")
-        ranges = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
-        self._first_G = [shard.min for shard in ranges]
-        self._last_G = [shard.max for shard in ranges]
-        self._held: tuple[range, pa.Table] = (range(0), pa.table({}))
+        last = footer.row_group(footer.num_row_groups - 1)
         self.rows: int = footer.num_rows
-        self.shards: int = self._last_G[-1] + 1
+        self.shards: int = last.column(PLAN_SCHEMA.get_field_index("shard")).statistics.max + 1
 
     def shard(self, number: int) -> pa.Table:
         """The files of a shard. Quick for neighbours."""
-        groups = range(bisect_left(self._last_G, number), bisect_right(self._first_G, number))
-        if groups != self._held[0]:
-            self._held = (groups, self._file.read_row_groups(list(groups)).combine_chunks())
+        group = number // _GROUP_SHARDS
+        if group != self._held[0]:
+            self._held = (group, self._file.read_row_group(group).combine_chunks())
         table = self._held[1]
         start, stop = np.searchsorted(table["shard"].to_numpy(), [number, number + 1])
         return table.slice(start, stop - start)
