@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from itertools import chain, count, islice
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +28,7 @@ CSV = "results.csv"
 _TABLES = {RESULTS_DIRECTORY: RESULTS, REGIONS_DIRECTORY: REGIONS, TILES_DIRECTORY: TILES}
 _NESTED = {REGIONS_DIRECTORY: "regions", TILES_DIRECTORY: "tile_errors"}  # the column of a part that a table is made of
 
-_BLOCK_SHARDS = 256  # held in memory, and a row group of results/
-_FILE_BLOCKS = 16  # per file of results/: some million rows
+_BLOCK_SHARDS = 256  # held in memory, and a file of results/: some 65,000 rows
 
 # A spreadsheet runs a cell that begins so as a formula (OWASP, "CSV Injection"). The apostrophe
 # itself is in the list so that taking one away always gives back what was there.
@@ -52,26 +50,19 @@ def finalize(run: Run) -> dict[str, Any]:
     for outdated in (*_TABLES, *directory.DERIVED):
         storage.remove(run.path(outdated))
     total, written = Summary(), []
-    blocks = judged(run, decides)
     with storage.writing(run.path(CSV)) as csv:
         csv.write(csv_bytes(RESULTS.empty_table(), header=True))
-        for number in count():
-            first = next(blocks, None)
-            if first is None:
-                break
-            with ExitStack() as streams:
-                writers = {}
-                for name in first:
-                    written.append(table_file(name, number))
-                    stream = streams.enter_context(storage.writing(run.path(written[-1])))
-                    writer = pq.ParquetWriter(stream, first[name].schema, compression="zstd")
-                    writers[name] = streams.enter_context(writer)
-                for block in chain([first], islice(blocks, _FILE_BLOCKS - 1)):
-                    for name, table in block.items():
-                        if table.num_rows:  # in one row group, as `check` expects it
-                            writers[name].write_table(table, row_group_size=table.num_rows)
-                    csv.write(csv_bytes(block[RESULTS_DIRECTORY]))
-                    total.add(block[RESULTS_DIRECTORY])
+        for number, block in enumerate(judged(run, decides)):
+            for name, table in block.items():
+                written.append(table_file(name, number))
+                with (
+                    storage.writing(run.path(written[-1])) as stream,
+                    pq.ParquetWriter(stream, table.schema, compression="zstd") as writer,
+                ):
+                    if table.num_rows:  # in one row group, as `check` expects it
+                        writer.write_table(table, row_group_size=table.num_rows)
+            csv.write(csv_bytes(block[RESULTS_DIRECTORY]))
+            total.add(block[RESULTS_DIRECTORY])
     content = total.as_dict(decides)
     text = json.dumps(content, indent=1, allow_nan=False)
     storage.write_bytes(run.path(summary.METRICS), text.encode())
