@@ -141,7 +141,7 @@ def read_part(run: Run, number: int, attempts: Iterable[int]) -> Part:
         number: Of the shard.
         attempts: Whose files are there; those that the run never made are damage too.
     """
-    return _check(run, number, _load(run, number, attempts))
+    return _read(run, number, attempts, run.plan.shard(number)["image_id"])
 
 
 def read_parts(run: Run, numbers: Iterable[int]) -> Iterator[Part]:
@@ -150,9 +150,8 @@ def read_parts(run: Run, numbers: Iterable[int]) -> Iterator[Part]:
     left = iter(numbers)
     with ThreadPoolExecutor(_READERS) as pool:
         while block := list(islice(left, 4 * _READERS)):
-            loaded = pool.map(lambda number: _load(run, number, names.get(number, ())), block)
-            for number, files in zip(block, loaded, strict=True):
-                yield _check(run, number, files)
+            ids = [run.plan.shard(number)["image_id"] for number in block]  # here: the plan is read by one thread
+            yield from pool.map(lambda number, rows: _read(run, number, names.get(number, ()), rows), block, ids)
 
 
 def list_parts(run: Run) -> tuple[Mapping[int, list[int]], list[str]]:
@@ -186,34 +185,20 @@ def missing(run: Run, numbers: Iterable[int] | None = None) -> tuple[list[Work],
     return left, damaged
 
 
-_Loaded = dict[int, pa.Table | _NotWholeError]
-
-
-def _load(run: Run, number: int, attempts: Iterable[int]) -> _Loaded:
-    found: _Loaded = {}
+def _read(run: Run, number: int, attempts: Iterable[int], ids: pa.ChunkedArray) -> Part:
+    part = Part(number)
     for attempt in sorted(attempts, reverse=True):
         try:
-            found[attempt] = _read_file(run, number, attempt)
+            table = _read_file(run, number, attempt, ids)
         except _NotWholeError as error:
-            found[attempt] = error
-    return found
-
-
-def _check(run: Run, number: int, files: _Loaded) -> Part:
-    """Kept apart from loading, which many threads do: the plan is read by one."""
-    part = Part(number)
-    ids = run.plan.shard(number)["image_id"] if files else None
-    for attempt, table in files.items():
-        if not isinstance(table, _NotWholeError) and not table["image_id"].equals(ids):
-            table = _NotWholeError("has other rows than the manifest")  # noqa: PLW2901
-        if isinstance(table, _NotWholeError):
-            part.damaged[f"{PARTS}/{part_name(number, attempt)}"] = str(table)
-        elif part.attempt < 0:
+            part.damaged[f"{PARTS}/{part_name(number, attempt)}"] = str(error)
+            continue
+        if part.attempt < 0:
             part.attempt, part.table = attempt, table
     return part
 
 
-def _read_file(run: Run, number: int, attempt: int) -> pa.Table:
+def _read_file(run: Run, number: int, attempt: int, ids: pa.ChunkedArray) -> pa.Table:
     if attempt > len(run.retries):
         raise _NotWholeError("is of an attempt that this run never made")
     try:
@@ -233,4 +218,6 @@ def _read_file(run: Run, number: int, attempt: int) -> pa.Table:
         raise _NotWholeError("is of another shard or attempt")
     if table is None:
         raise _NotWholeError("has other columns")
+    if not table["image_id"].equals(ids):
+        raise _NotWholeError("has other rows than the manifest")
     return table
