@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,6 @@ _VARIABLE = re.compile(r"\d[\d,.]*")  # sizes and offsets would make one reason 
 _MEASURED = ["score", "darkness", "label", "set", "group", "image_id"]  # what the metrics of a row need
 
 
-@dataclass
-class _Reason:
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-
 class Summary:
     """Takes result tables in manifest order."""
 
@@ -45,7 +39,8 @@ class Summary:
         self.status: Counter[str] = Counter()
         self._predicted: Counter[str] = Counter()
         self._scores = quantiles.Quantiles()
-        self._reasons: dict[tuple[str, str], _Reason] = {}
+        self._reasons: Counter[tuple[str, str]] = Counter()
+        self._examples: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._labelled: list[pa.Table] = []
         self._rows = self._bounds = 0
 
@@ -67,10 +62,9 @@ class Summary:
         key = (status, _VARIABLE.sub("N", message or ""))
         if key not in self._reasons and len(self._reasons) >= _KEPT_REASONS:
             key = (status, "other")
-        reason = self._reasons.setdefault(key, _Reason())
-        reason.count += 1
-        if len(reason.examples) < _EXAMPLES:
-            reason.examples.append(image_id)
+        self._reasons[key] += 1
+        if len(self._examples[key]) < _EXAMPLES:
+            self._examples[key].append(image_id)
 
     def as_dict(self, judge: Judge) -> dict[str, Any]:
         """The content of metrics.json."""
@@ -84,7 +78,7 @@ class Summary:
                 "status": dict(sorted(self.status.items())),
                 "predicted": {str(label): self._predicted[label] for label in Label},
             },
-            "failures": list(self._failures()),
+            "failures": self._failures(),
             "threshold": judge.as_dict(),
             "p_values_that_are_bounds": self._bounds,
             "flagged_fraction": _number(self._predicted[Label.CRACK] / max(1, scored)),
@@ -93,11 +87,13 @@ class Summary:
             "sets": self._sets(judge),
         }
 
-    def _failures(self) -> Iterator[dict[str, Any]]:
+    def _failures(self) -> list[dict[str, Any]]:
         """The most frequent reasons first."""
-        ranked = sorted(self._reasons.items(), key=lambda item: (-item[1].count, item[0]))
-        for (status, message), reason in ranked[:_REASONS]:
-            yield {"status": status, "message": message, **asdict(reason)}
+        ranked = sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))
+        return [
+            {"status": key[0], "message": key[1], "count": count, "examples": self._examples[key]}
+            for key, count in ranked[:_REASONS]
+        ]
 
     def _sets(self, judge: Judge) -> dict[str, Any]:
         """Metrics of each evaluation set, and of all that is labelled; without those whose p-value is a bound."""
