@@ -118,9 +118,9 @@ def compare(old: str, new: str, out: str, *, radius: float | None, other_model: 
             if survey["latitude"].isna().all():
                 raise InputError(f"{location}: no photograph has a position; leave out --radius to match by name")
         partner_N, warnings = nearest.partners(was, now, radius), _warnings(was, now)
-    rows = was.add_suffix("_old").join(
-        now.add_suffix("_new").set_axis(np.where(partner_N < 0, -1 - np.arange(len(now)), partner_N)), how="outer"
-    )
+    # A row of the old run keeps its number, one of the new has that of its partner or one of its own below 0.
+    number_N = np.where(partner_N < 0, -1 - np.arange(len(now)), partner_N)
+    rows = was.add_suffix("_old").join(now.add_suffix("_new").set_axis(number_N), how="outer")
     table = _table(rows, by_position=radius is not None, subtract=not differs)
     facts = {"old": old_run.identity, "new": new_run.identity, "radius": radius, "differs": differs}
     _write(table.replace_schema_metadata({"crackvae.compare": json.dumps(facts)}), out)
