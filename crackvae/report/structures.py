@@ -131,9 +131,10 @@ def aggregate(results: Iterable[pa.Table], structures: pa.Table) -> Aggregates:
     def first(name: str) -> int:
         return next((index for index, match in enumerate(matches) if match(name)), len(patterns))
 
-    photographs = pd.concat([block.select(_COLUMNS).to_pandas() for block in results])
+    photographs = pd.concat([block.select(_COLUMNS).to_pandas() for block in results], ignore_index=True)
     pattern_N = np.array([first(name) for name in photographs["image_id"]])
-    idle = tuple(pattern for index, pattern in enumerate(patterns) if index not in set(pattern_N.tolist()))
+    busy = set(pattern_N.tolist())
+    idle = tuple(pattern for index, pattern in enumerate(patterns) if index not in busy)
     places = structures.select(_PLACE).to_pandas()
     photographs[_PLACE] = pd.concat([places, _NOWHERE]).to_numpy()[pattern_N]
     total = _added_up(photographs)
