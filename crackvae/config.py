@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,7 +20,15 @@ Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 # Not strict about the tuple itself, which is a list in TOML and JSON.
 Channels = Annotated[tuple[Positive, Positive, Positive, Positive], Field(strict=False)]
 
-_RECIPES: dict[str, dict[str, dict[str, Any]]] = {"default": {}, "reference": {"image": {"tiling": "resize"}}}
+_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {},
+    "reference": {
+        "image": {"tiling": "resize"},
+        "network": {"channels": (32, 64, 128, 256), "latent": 128, "likelihood": "mse"},
+        "training": {"kl_weight": 1e-5},
+        "scoring": {"score": "mse"},
+    },
+}
 """What each recipe sets otherwise than the defaults of the sections."""
 
 
@@ -34,8 +42,8 @@ class ImageConfig(_Section):
 
     Attributes:
         tiling: `resize` makes one tile of an image, whatever its shape; `native` covers it with
-            overlapping tiles of its own pixels; `auto` becomes one of them in training, by the
-            size of the training images. The artifact says which.
+            overlapping tiles of its own pixels; `auto` becomes `native` in training, or `resize`
+            where most training images are smaller than a tile. The artifact says which.
         overlap: Share of its side that a native tile has in common with the next.
         mm_per_pixel: Photographs are resampled to this pixel pitch before they are tiled; those
             whose own pitch is unknown `cannot_judge`. None: each at its own pitch.
@@ -68,10 +76,13 @@ class NetworkConfig(_Section):
     Attributes:
         channels: Output channels of the four encoder convolutions; the decoder mirrors them.
         latent: Dimensions of the latent vector.
+        likelihood: What the decoder says of a pixel: `gaussian` its mean and variance, `mse` its
+            value alone.
     """
 
-    channels: Channels = (32, 64, 128, 256)
-    latent: Positive = 128
+    channels: Channels = (32, 64, 64, 64)
+    latent: Positive = 64
+    likelihood: Literal["mse", "gaussian"] = "gaussian"
 
 
 class TrainingConfig(_Section):
@@ -81,7 +92,8 @@ class TrainingConfig(_Section):
         epochs: Passes over the training normals.
         batch_size: Tiles per optimiser step, over all workers together.
         learning_rate: Of Adam.
-        kl_weight: Weight of the KL term in nats per tile against the mean squared error per pixel.
+        kl_weight: Weight of the KL term in nats per tile against the mean loss of a pixel. With a
+            gaussian likelihood 1 / 128^2 makes the loss the evidence lower bound per pixel.
         seed: Of weights, shuffling and reparameterisation.
         precision: `bf16` computes under autocast; `auto` is bf16 where the device is fast at it.
         tiles_per_image: Native tiles taken at most of one image, at random.
@@ -90,7 +102,7 @@ class TrainingConfig(_Section):
     epochs: Positive = 10
     batch_size: Positive = 64
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
-    kl_weight: Annotated[float, Field(ge=0.0)] = 1e-5
+    kl_weight: Annotated[float, Field(ge=0.0)] = 1 / 128**2
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     tiles_per_image: Positive = 256
@@ -100,7 +112,9 @@ class ScoringConfig(_Section):
     """How tiles are scored and judged.
 
     Attributes:
-        score: `mse` is the reconstruction error.
+        score: `lines` is the evidence for long, thin, dark lines; it needs native tiles and a
+            gaussian likelihood. `mse` is the reconstruction error; it needs images of one tile.
+            `auto` follows from the tiling.
         batch_size: Tiles per pass through the network.
         precision: As in training. The artifact keeps what `auto` became when it was calibrated.
         alpha: Share of normals that may be called crack; the threshold follows from it.
@@ -110,7 +124,7 @@ class ScoringConfig(_Section):
         max_failed_fraction: With a larger share of failed files a job ends with exit code 4.
     """
 
-    score: Literal["mse"] = "mse"
+    score: Literal["auto", "mse", "lines"] = "auto"
     batch_size: Positive = 32
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     alpha: Fraction = 0.05
@@ -144,6 +158,24 @@ class Config(_Section):
             if isinstance(values.get(section, {}), dict):
                 values = {**values, section: given | values.get(section, {})}
         return values
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        """A score needs its tiling, and a tiling its score."""
+        needed = {"lines": "native", "mse": "resize"}.get(self.scoring.score, self.image.tiling)
+        if self.image.tiling not in ("auto", needed):
+            raise ValueError(f"scoring.score {self.scoring.score!r} needs image.tiling {needed!r} or 'auto'")
+        if needed == "native" and self.network.likelihood != "gaussian":
+            raise ValueError(
+                "image.tiling 'native' needs network.likelihood 'gaussian', which tells how rough concrete is"
+            )
+        return self
+
+    def with_tiling(self, tiling: Literal["resize", "native"]) -> Config:
+        """With `auto` decided, and the score that follows."""
+        image = self.image.model_copy(update={"tiling": tiling})
+        scoring = self.scoring.model_copy(update={"score": "lines" if tiling == "native" else "mse"})
+        return self.model_copy(update={"image": image, "scoring": scoring})
 
     def changes(self) -> dict[str, Any]:
         """What differs from the recipe, by dotted key; empty for the recipe itself."""

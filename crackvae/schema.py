@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Status(StrEnum):
@@ -79,8 +79,8 @@ _PHOTOGRAPH = [
     pa.field("mm_per_pixel", pa.float32()),  # ground sampling distance, given or from EXIF
     pa.field("mm_per_pixel_error", pa.float32()),  # its relative error, about 95%
     pa.field("tiles", pa.int32()),  # that were judged
-    pa.field("worst_tile_error", pa.float32()),  # the largest reconstruction error of one
-    pa.field("map_peak", pa.float32()),  # the largest value of the anomaly map
+    pa.field("worst_tile_score", pa.float32()),  # the largest score of one
+    pa.field("map_peak", pa.float32()),  # the largest evidence at a place
     pa.field("judged_fraction", pa.float32()),  # of the area
     pa.field("anomalous_fraction", pa.float32()),  # of the judged area, over the model's map limit
 ]
@@ -104,6 +104,7 @@ _REGION = [
 _TILE = [
     pa.field("x", pa.int32()),  # of its corner, in pixels of the upright photograph
     pa.field("y", pa.int32()),
+    pa.field("score", pa.float32()),
     pa.field("reconstruction_error", pa.float32()),
     pa.field("judged", pa.bool_()),
 ]

@@ -10,7 +10,7 @@ from crackvae.schema import MANIFEST, PART
 FILES = 700  # three shards
 SCORE_n = np.linspace(0, 1, 99, dtype=np.float32)
 DARKNESS_n = np.arange(99, dtype=np.float32)
-FACTS = {"model": "m", "scoring": {"alpha": 0.05, "max_failed_fraction": 0.05}}
+FACTS = {"model": "m", "scoring": {"score": "mse", "alpha": 0.05, "max_failed_fraction": 0.05}}
 MESSAGE = 'no, "quoted"\nnewline'
 
 
@@ -28,7 +28,7 @@ def create(location, files=FILES, labelled=True, ids="{}.jpg", facts=None):
     ]
     sets = pa.array(["internal", "external"] * (files // 2) + ["internal"] * (files % 2), pa.string())
     tiles_n = np.ones(len(SCORE_n), np.int32)
-    calibration = pa.table({"score": SCORE_n, "darkness": DARKNESS_n, "worst_tile_error": SCORE_n, "tiles": tiles_n})
+    calibration = pa.table({"score": SCORE_n, "darkness": DARKNESS_n, "worst_tile_score": SCORE_n, "tiles": tiles_n})
     return directory.create(
         str(location), pa.Table.from_pylist(rows, MANIFEST), sets, {**FACTS, **(facts or {})}, calibration
     )

@@ -14,13 +14,13 @@ import crackvae
 from crackvae import storage
 from crackvae.cluster import session, survey
 from crackvae.dataset import manifest, sources
-from crackvae.errors import ArtifactError, ExitCode, InputError, RefusedError, UsageError
+from crackvae.errors import ArtifactError, ExitCode, InputError, UsageError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact
 from crackvae.model.backend import Backend
 from crackvae.run import directory, finalize, judge, lock, shards, summary
 from crackvae.run.directory import Run
-from crackvae.schema import SCHEMA_VERSION, EvaluationSet, Split, Status
+from crackvae.schema import EvaluationSet, Split, Status
 from crackvae.terminal import log
 
 Plan = Callable[[], tuple[pa.Table, pa.Array]]
@@ -138,7 +138,7 @@ def _job(
         **facts,
         "model": loaded.fingerprint,
         "crackvae": crackvae.__version__,
-        "scoring": {"alpha": rules.alpha, "max_failed_fraction": rules.max_failed_fraction},
+        "scoring": {"score": rules.score, "alpha": rules.alpha, "max_failed_fraction": rules.max_failed_fraction},
     }
     planned = None
     if directory.exists(out):
@@ -210,11 +210,6 @@ def _score_missing(run: Run, model: str, loaded: Artifact, device: str, retry: S
     log.info("%d of %d shards are left to score", len(work), run.plan.shards)
     if not work and retry is None:
         return run
-    if run.version < SCHEMA_VERSION:
-        raise RefusedError(
-            f"{run.location}: was begun by an older crackvae; its results can be read, checked and judged by another "
-            "threshold; to score more, begin a new directory"
-        )
     with session.session():
         computed_on = _backend(loaded, device)
         directory.check_same(run, {**run.facts, "backend": computed_on.as_dict()})

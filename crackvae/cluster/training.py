@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,15 +26,15 @@ import crackvae
 from crackvae import config as configuration
 from crackvae import storage
 from crackvae.cluster import loop, session, survey
-from crackvae.cluster.decoding import decode_batch
+from crackvae.cluster.decoding import at_pitch, decode_batch
 from crackvae.config import Config
 from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
 from crackvae.errors import CrackvaeError, InputError, RefusedError, TooManyFailedError, UsageError
-from crackvae.model import artifact
+from crackvae.images.decode import Gray
+from crackvae.model import artifact, photograph
 from crackvae.model.artifact import Artifact, Calibration, Photographs
 from crackvae.model.backend import Backend
-from crackvae.model.scorer import TileScorer
 from crackvae.run import directory, shards
 from crackvae.schema import Label, Split, Status
 from crackvae.statistics import calibration, domain
@@ -47,8 +47,7 @@ UNCALIBRATED = "uncalibrated"
 _BLOCK_ROWS = 512  # files per block: 8 MB of 128x128, where each is one tile
 _BLOCK_BYTES = 2**24  # of them: two photographs
 _SIZED = 64  # training images whose size decides on the tiling
-_NATIVE_TILES = 4.0  # sides: larger images lose their hairline cracks when they are resized to a tile
-_TAIL_TILES = 4096  # of the training images, for the tail of their errors
+_LEARNED_IMAGES, _LEARNED_PIXELS, _WINDOW = 300, 5e7, 1024  # of the training images: evidence takes 0.4 s a megapixel
 
 
 def train(
@@ -118,7 +117,7 @@ def train(
         }
         model = Artifact(config, trained.weights, None, trained.history, provenance)
         if config.image.tiling == "native":
-            model = replace(model, photographs=_learn_photographs(model, tiles))
+            model = replace(model, photographs=_learn_photographs(model, tiles, train_rows))
         model = calibrate(model, val_rows, storage.join(out, WORK), device)
     artifact.save(model, out)
     storage.remove(storage.join(out, WORK))
@@ -157,7 +156,7 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     score_n = scored["score"].to_numpy()
     normals = Normals.of_single_tiles(score_n)
     if model.photographs is not None:
-        normals = Normals(score_n, scored["worst_tile_error"].to_numpy(), scored["tiles"].to_numpy())
+        normals = Normals(score_n, scored["worst_tile_score"].to_numpy(), scored["tiles"].to_numpy())
     calibration.threshold(score_n, scoring.alpha)
     kept = Calibration(scored["image_id"].to_pylist(), scored["darkness"].to_numpy(), normals)
     photographs = model.photographs
@@ -210,28 +209,40 @@ def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) ->
 
 
 def _decide_tiling(config: Config, rows: pa.Table) -> Config:
-    """Makes `auto` native where most training images are much larger than a tile."""
+    """Makes `auto` native unless most training images are smaller than a tile."""
     if config.image.tiling != "auto":
-        return config
+        return config.with_tiling(config.image.tiling)
     image = config.image.model_copy(update={"tiling": "resize"})
     chosen = rows.take(np.linspace(0, len(rows) - 1, min(_SIZED, len(rows))).astype(np.int64))
     with Decoder(image) as decoder:
         read = decoder.read(chosen)[1]
     side = pc.approximate_median(pc.min_element_wise(read["width"], read["height"])).as_py() or 0
-    large = side >= _NATIVE_TILES * image.tile_size
-    tiling = "native" if large or image.mm_per_pixel else "resize"
-    log.info("tiling %s: half of the training images have %d pixels or more a side", tiling, side)
-    return config.model_copy(update={"image": image.model_copy(update={"tiling": tiling})})
+    decided = config.with_tiling("native" if side >= image.tile_size or image.mm_per_pixel else "resize")
+    tiling, score = decided.image.tiling, decided.scoring.score
+    log.info("tiling %s, score %s: half of the training images have %d pixels or more a side", tiling, score, side)
+    return decided
 
 
-def _learn_photographs(model: Artifact, tiles: ray.data.Dataset) -> Photographs:
-    """What photographs are judged by, from the training tiles, so that the calibration ones stay unseen."""
+def _learn_photographs(model: Artifact, tiles: ray.data.Dataset, rows: pa.Table) -> Photographs:
+    """What photographs are judged by, from the training images, so that the calibration ones stay unseen."""
     known = tiles.select_columns(["feature", "mm_per_pixel"]).to_pandas()
     pitch = known["mm_per_pixel"].max()
     learnt = domain.fit(np.stack(known["feature"].to_list()), None if np.isnan(pitch) else float(pitch))
-    sample_NSS = np.asarray(tiles.take_batch(_TAIL_TILES)["tile"], np.uint8)
-    error_N = TileScorer(model, "cpu", "fp32").score(sample_NSS)
-    return Photographs(learnt, calibration.size_exponent(error_N))
+    return photograph.learn(model, learnt, list(_windows(rows, model.config)))
+
+
+def _windows(rows: pa.Table, config: Config) -> Iterator[Gray]:
+    """A part of each of some training images, whole where they are small."""
+    generator, left = np.random.default_rng(config.training.seed), _LEARNED_PIXELS
+    chosen = rows.take(generator.permutation(len(rows))[:_LEARNED_IMAGES])
+    with Decoder(config.image) as decoder, progress("learning", len(chosen), "images") as advance:
+        for row, arrays in decoder.photographs(chosen):
+            advance(1)
+            gray_HW = at_pitch(row, arrays[0], config.image) if arrays else None
+            if gray_HW is not None and left > 0:
+                y, x = (int(generator.integers(max(0, side - _WINDOW) + 1)) for side in gray_HW.shape)
+                yield gray_HW[y : y + _WINDOW, x : x + _WINDOW]
+                left -= min(gray_HW.size, _WINDOW**2)
 
 
 def _fit(

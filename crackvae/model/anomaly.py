@@ -87,7 +87,7 @@ class AnomalyScorer:
                 rows.append(row)
         self._score_tiles(waiting)
         frame = pd.DataFrame(rows, columns=PART.names[1:])
-        score_N, worst_N = (frame[name].to_numpy(np.float64, na_value=np.nan) for name in ("score", "worst_tile_error"))
+        score_N, worst_N = (frame[name].to_numpy(np.float64, na_value=np.nan) for name in ("score", "worst_tile_score"))
         tiles_N = frame["tiles"].fillna(1).to_numpy(np.float64)
         verdict = self.normals.judge(score_N, worst_N, tiles_N, self.config.scoring.alpha)
         prediction_N = np.where(verdict.is_anomalous_N, Label.CRACK.value, Label.NORMAL.value).astype(object)

@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from crackvae import config as configuration
 from crackvae import storage
 from crackvae.config import Config
 from crackvae.errors import ArtifactError
+from crackvae.images.evidence import Scale
 from crackvae.model.network import ConvVAE
 from crackvae.schema import SCHEMA_VERSION
 from crackvae.statistics.calibration import Normals
@@ -64,7 +65,7 @@ class Calibration:
                 "image_id": pa.array(self.image_id, pa.string()),
                 "score": pa.array(self.normals.score_n, pa.float32()),
                 "darkness": pa.array(self.darkness_N, pa.float32()),
-                "worst_tile_error": pa.array(self.normals.worst_tile_n, pa.float32()),
+                "worst_tile_score": pa.array(self.normals.worst_tile_n, pa.float32()),
                 "tiles": pa.array(self.normals.tiles_n, pa.int32()),
             }
         )
@@ -76,12 +77,14 @@ class Photographs:
 
     Attributes:
         domain: Which tiles are like those of the training images.
-        size_exponent: xi; the score of a photograph of m tiles is its worst tile's error / m^xi.
-        map_limit: The value of the anomaly map that a share alpha of the calibration normals exceeds
-            somewhere; infinite before calibration.
+        scale: What evidence for a line is compared with.
+        size_exponent: xi; the score of a photograph of m tiles is its worst tile's score / m^xi.
+        map_limit: The evidence that a share alpha of the calibration normals exceeds somewhere;
+            infinite before calibration.
     """
 
     domain: Domain
+    scale: Scale
     size_exponent: float
     map_limit: float = math.inf
 
@@ -125,7 +128,8 @@ class Artifact:
 
 def build_network(config: Config) -> ConvVAE:
     """The network that a config describes, with fresh weights."""
-    return ConvVAE(config.image.tile_size, config.network.channels, config.network.latent)
+    network = config.network
+    return ConvVAE(config.image.tile_size, network.channels, network.latent, network.likelihood)
 
 
 def save(artifact: Artifact, location: str) -> None:
@@ -197,6 +201,8 @@ def _read_index(location: str) -> tuple[bytes, dict[str, Any]]:
         raise ArtifactError(f"{path}: is not of a crackvae model")
     if version > SCHEMA_VERSION:
         raise ArtifactError(f"{path}: was written by a newer crackvae; update this one")
+    if version < SCHEMA_VERSION:
+        raise ArtifactError(f"{path}: was written by an older crackvae; train the model again")
     if index.get("sha256") != _checksum(index):
         raise ArtifactError(f"{path}: is truncated or altered; copy the model directory again")
     return data, index
@@ -224,10 +230,7 @@ def _calibration_bytes(calibration: Calibration) -> bytes:
 def _read_calibration(data: bytes) -> Calibration:
     table = pq.read_table(io.BytesIO(data))
     score_n = table["score"].to_numpy()
-    if "tiles" in table.column_names:
-        normals = Normals(score_n, table["worst_tile_error"].to_numpy(), table["tiles"].to_numpy())
-    else:  # of an older crackvae: every image was one tile
-        normals = Normals.of_single_tiles(score_n)
+    normals = Normals(score_n, table["worst_tile_score"].to_numpy(), table["tiles"].to_numpy())
     return Calibration(table["image_id"].to_pylist(), table["darkness"].to_numpy(), normals)
 
 
@@ -238,6 +241,7 @@ def _photographs_bytes(photographs: Photographs) -> bytes:
         "precision": domain.precision_FF.tolist(),
         "limit": domain.limit,
         "coarsest": domain.coarsest,
+        "scale": asdict(photographs.scale),
         "size_exponent": photographs.size_exponent,
         "map_limit": photographs.map_limit if math.isfinite(photographs.map_limit) else None,
     }
@@ -253,4 +257,5 @@ def _read_photographs(data: bytes) -> Photographs:
         content["coarsest"],
     )
     map_limit = content["map_limit"]
-    return Photographs(domain, content["size_exponent"], math.inf if map_limit is None else map_limit)
+    scale = Scale(**content["scale"])
+    return Photographs(domain, scale, content["size_exponent"], math.inf if map_limit is None else map_limit)

@@ -6,10 +6,12 @@ approximate posterior; z_BZ a latent sample. H = W = tile size, Z = latent dimen
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+_LEAST_LOGVAR, _MOST_LOGVAR = -9.0, 2.0  # a standard deviation of 1.4 gray levels, and of more than all of them
 
 
 class Output(NamedTuple):
@@ -17,11 +19,13 @@ class Output(NamedTuple):
 
     Attributes:
         x_hat_B1HW: The reconstruction, in [-1, 1].
+        logvar_B1HW: Log-variance of each pixel around it; None where the likelihood has none.
         mu_BZ: Mean of the approximate posterior.
         logvar_BZ: Log-variance of the approximate posterior.
     """
 
     x_hat_B1HW: Tensor
+    logvar_B1HW: Tensor | None
     mu_BZ: Tensor
     logvar_BZ: Tensor
 
@@ -32,7 +36,8 @@ class ConvVAE(nn.Module):
     Four convolutions 4x4 of stride 2, ReLU, no batch normalisation; one linear layer each to mean
     and log-variance; a linear layer and four transposed convolutions back, tanh at the end. With
     the reference's tile size 128, channels (32, 64, 128, 256) and latent 128 it has 7,686,081
-    parameters and costs 424 MFLOP a tile.
+    parameters and costs 424 MFLOP a tile. With a gaussian likelihood the last layer has a second
+    channel, the log-variance of each pixel.
 
     No ReLU follows the decoder's linear layer: with one, unused latent dimensions, which are pure
     noise in training, shift its output when they are zero in scoring. On METU after two epochs
@@ -42,17 +47,22 @@ class ConvVAE(nn.Module):
         tile_size: Side of a tile in pixels, a multiple of 16.
         channels: Output channels of the four encoder convolutions.
         latent: Dimensions Z of the latent vector.
+        likelihood: `mse` or `gaussian`.
     """
 
-    def __init__(self, tile_size: int, channels: tuple[int, ...], latent: int) -> None:
+    def __init__(
+        self, tile_size: int, channels: tuple[int, ...], latent: int, likelihood: Literal["mse", "gaussian"]
+    ) -> None:
         super().__init__()
+        self._is_gaussian = likelihood == "gaussian"
+        outputs = 2 if self._is_gaussian else 1
         side = tile_size // 2 ** len(channels)
         features = channels[-1] * side * side
         encoder: list[nn.Module] = []
         decoder: list[nn.Module] = []
         for inner, outer in zip((1, *channels), channels, strict=False):
             encoder += [nn.Conv2d(inner, outer, 4, stride=2, padding=1), nn.ReLU()]
-            up = nn.ConvTranspose2d(outer, inner, 4, stride=2, padding=1)
+            up = nn.ConvTranspose2d(outer, inner if decoder else outputs, 4, stride=2, padding=1)
             decoder = [up, nn.ReLU(), *decoder]
         self.encoder = nn.Sequential(*encoder, nn.Flatten())
         self.to_mu = nn.Linear(features, latent)
@@ -61,7 +71,6 @@ class ConvVAE(nn.Module):
             nn.Linear(latent, features),
             nn.Unflatten(1, (channels[-1], side, side)),
             *decoder[:-1],
-            nn.Tanh(),
         )
 
     def encode(self, x_B1HW: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,13 +78,15 @@ class ConvVAE(nn.Module):
         h_BF = self.encoder(x_B1HW)
         return self.to_mu(h_BF), self.to_logvar(h_BF)
 
-    def decode(self, z_BZ: Tensor) -> Tensor:
-        """The image x_B1HW of a latent vector, in [-1, 1]."""
-        x_B1HW: Tensor = self.decoder(z_BZ)
-        return x_B1HW
+    def decode(self, z_BZ: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The image x_B1HW of a latent vector, in [-1, 1], and the log-variance of its pixels."""
+        y_BCHW = self.decoder(z_BZ)
+        if not self._is_gaussian:
+            return torch.tanh(y_BCHW), None
+        return torch.tanh(y_BCHW[:, :1]), y_BCHW[:, 1:].float().clamp(_LEAST_LOGVAR, _MOST_LOGVAR)
 
-    def reconstruct(self, x_B1HW: Tensor) -> Tensor:
-        """The reconstruction from the mean, without sampling: what scoring uses."""
+    def reconstruct(self, x_B1HW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`decode` of the mean, without sampling: what scoring uses."""
         h_BF = self.encoder(x_B1HW)
         return self.decode(self.to_mu(h_BF))
 
@@ -83,7 +94,7 @@ class ConvVAE(nn.Module):
         """The reconstruction from one sample z = mu + sigma * noise, as training needs it."""
         mu_BZ, logvar_BZ = self.encode(x_B1HW)
         z_BZ = mu_BZ + torch.exp(0.5 * logvar_BZ) * torch.randn_like(mu_BZ)
-        return Output(self.decode(z_BZ), mu_BZ, logvar_BZ)
+        return Output(*self.decode(z_BZ), mu_BZ, logvar_BZ)
 
 
 def normalise(tile_BHW: Tensor) -> Tensor:

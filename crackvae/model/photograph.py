@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -11,28 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crackvae.errors import ArtifactError
-from crackvae.images import appearance
+from crackvae.images import appearance, evidence
 from crackvae.images.decode import Gray
+from crackvae.images.evidence import STEP, Map, Scale
 from crackvae.images.ground import COARSEST, Ground
-from crackvae.images.regions import (
-    HALO,
-    LENGTH_ERROR,
-    WIDTH_ERROR,
-    Region,
-    find_regions,
-    in_millimetres,
-    residual_map,
-)
+from crackvae.images.regions import LENGTH_ERROR, WIDTH_ERROR, Region, find_regions, in_millimetres
 from crackvae.images.tile import blending, resample, starts
-from crackvae.model.artifact import Artifact
+from crackvae.model.artifact import Artifact, Photographs
 from crackvae.model.scorer import TileScorer
 from crackvae.schema import Status
+from crackvae.statistics.calibration import size_exponent
+from crackvae.statistics.domain import Domain
 
 Row = dict[str, Any]
 Bools = NDArray[np.bool_]
 
 _CHUNK_TILES = 256  # held as float32: 17 MB
-_STRIP = 1024  # rows of the anomaly map at a time
+_TOP_SHARE = 0.02  # of a tile: 82 places, as many as a crack along a side of it
 
 
 class PhotoScorer:
@@ -42,7 +38,7 @@ class PhotoScorer:
         model: Trained on native tiles.
         device: `cpu` or `cuda`.
         precision: `fp32` or `bf16`.
-        keep_tiles: Whether rows hold the error of every tile.
+        keep_tiles: Whether rows hold the score and error of every tile.
 
     Raises:
         ArtifactError: The model was trained on whole images.
@@ -78,14 +74,15 @@ class PhotoScorer:
             message = " ".join(f"{type(error).__name__}: {error}".split())
             return row | {"status": str(Status.CRASHED), "message": message}
 
-    def anomaly_map(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> tuple[NDArray[np.float32], Bools]:
-        """The anomaly map of a photograph, see `regions.residual_map`, and where it is judged.
+    def anomaly_map(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> tuple[Map, Bools]:
+        """The evidence of a photograph, see `evidence.evidence`, and where it is judged.
 
-        Both are at the model's pixel pitch. Arguments as for `score`.
+        Both are at the resolution of the evidence, at the model's pixel pitch. Arguments as for `score`.
         """
         gray_HW = resample(gray_HW, self._factor(ground))
-        judged_HW = _area(self._judged(gray_HW, chroma_hw2)[0], gray_HW.shape, self._size, self._overlap)
-        return residual_map(gray_HW, self.expect(gray_HW)), judged_HW
+        judged_N, _ = self._judged(gray_HW, chroma_hw2)
+        judged_hw = self._area(judged_N, gray_HW.shape)
+        return evidence.evidence(gray_HW, self.expect(gray_HW)[1], self._photographs.scale, judged_hw), judged_hw
 
     def score(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> Row:
         """Scores a photograph.
@@ -119,27 +116,36 @@ class PhotoScorer:
         return ground.mm_per_pixel / self._pitch if self._pitch and ground else 1.0
 
     def _score(self, gray_HW: Gray, chroma_hw2: Gray, factor: float, ground: Ground | None) -> Row:
-        size, overlap = self._size, self._overlap
         judged_N, feature_NF = self._judged(gray_HW, chroma_hw2)
-        judged_HW = _area(judged_N, gray_HW.shape, size, overlap)
-        row: Row = {"tiles": int(judged_N.sum()), "judged_fraction": float(judged_HW.mean())}
+        judged_hw = self._area(judged_N, gray_HW.shape)
+        row: Row = {"tiles": int(judged_N.sum()), "judged_fraction": float(judged_hw.mean())}
         if row["judged_fraction"] < max(self._rules.min_judged_fraction, 1e-9):
             other = self._photographs.domain.strangest(feature_NF[~judged_N], appearance.FEATURES)
             return row | _cannot_judge(
                 f"{row['judged_fraction']:.0%} is like the training images; the rest has {other}"
             )
-        expected_HW = self.expect(gray_HW)
-        error_N = tile_errors(gray_HW, expected_HW, size, overlap)
-        row["worst_tile_error"] = float(error_N[judged_N].max())
+        expected_HW, sigma_HW = self.expect(gray_HW)
+        evidence_hw = evidence.evidence(gray_HW, sigma_HW, self._photographs.scale, judged_hw)
+        score_N = tile_scores(evidence_hw, gray_HW.shape, self._size, self._overlap)
+        error_N = tile_errors(gray_HW, expected_HW, self._size, self._overlap)
+        row["worst_tile_score"] = float(score_N[judged_N].max())
         row["reconstruction_error"] = float(error_N[judged_N].mean())
-        row["score"] = row["worst_tile_error"] / row["tiles"] ** self._photographs.size_exponent
+        row["score"] = row["worst_tile_score"] / row["tiles"] ** self._photographs.size_exponent
         limit = self._photographs.map_limit
-        row["map_peak"], row["anomalous_fraction"] = _map_summary(gray_HW, expected_HW, judged_HW, limit)
+        row["map_peak"] = float(evidence_hw.max())
+        row["anomalous_fraction"] = np.count_nonzero(evidence_hw > limit) / np.count_nonzero(judged_hw)
         if math.isfinite(limit) and self._rules.regions:
-            found = find_regions(gray_HW, expected_HW, judged_HW, limit=limit, most=self._rules.regions)
+            np.minimum(sigma_HW, self._photographs.scale.roughness, out=sigma_HW)
+            found = find_regions(evidence_hw, gray_HW, expected_HW, sigma_HW, limit=limit, most=self._rules.regions)
             row["regions"] = [_region(region, factor, ground) for region in found]
         if self._keep_tiles:
-            row["tile_errors"] = list(_tile_rows(error_N, judged_N, gray_HW.shape, size, overlap, factor))
+            places = zip(
+                *self._places(gray_HW.shape), score_N.tolist(), error_N.tolist(), judged_N.tolist(), strict=True
+            )
+            row["tile_errors"] = [
+                {"x": round(x / factor), "y": round(y / factor), "score": s, "reconstruction_error": e, "judged": j}
+                for y, x, s, e, j in places
+            ]
         return row | {"status": str(Status.OK)}
 
     def _judged(self, gray_HW: Gray, chroma_hw2: Gray) -> tuple[Bools, NDArray[np.float32]]:
@@ -148,29 +154,89 @@ class PhotoScorer:
         feature_NF = appearance.of_tiles(feature_hwF, gray_HW.shape, self._size, self._overlap)
         return self._photographs.domain.contains(feature_NF), feature_NF
 
-    def expect(self, gray_HW: Gray) -> Gray:
-        """The photograph as it is reconstructed from its tiles, which are blended without seams.
+    def expect(self, gray_HW: Gray) -> tuple[Gray, NDArray[np.float16]]:
+        """What sound concrete would look like in the photograph's place, blended from tiles without seams.
 
         Args:
             gray_HW: Gray levels, at least a tile a side.
 
         Returns:
-            expected_HW. Of a crop, the same inside as far as a reconstruction does not depend on
-            where its tile lies: see docs/photographs.md.
+            expected_HW and sigma_HW, its standard deviation, in gray levels. Of a crop, the same inside
+            as far as a reconstruction does not depend on where its tile lies: see docs/photographs.md.
         """
         size, overlap = self._size, self._overlap
         down, across = (starts(length, size, overlap) for length in gray_HW.shape)
         weight_KS, weight_JS = blending(down, size, overlap), blending(across, size, overlap)
         places = [(k, y, j, x) for k, y in enumerate(down) for j, x in enumerate(across)]
-        sum_HW = np.zeros(gray_HW.shape, np.float32)
+        # Half floats: of 100 megapixels, each takes 200 MB. They tell a tenth of a gray level.
+        expected_HW, sigma_HW = (np.zeros(gray_HW.shape, np.float16) for _ in range(2))
         for first in range(0, len(places), _CHUNK_TILES):
             chunk = places[first : first + _CHUNK_TILES]
             tile_NSS = np.stack([gray_HW[y : y + size, x : x + size] for _, y, _, x in chunk])
-            for (k, y, j, x), x_hat_SS in zip(chunk, self._tiles.reconstruct(tile_NSS), strict=True):
-                sum_HW[y : y + size, x : x + size] += weight_KS[k][:, None] * weight_JS[j] * x_hat_SS
-        sum_HW += 1
-        sum_HW *= 127.5
-        return np.rint(sum_HW, out=sum_HW).astype(np.uint8)
+            tiles = (
+                (x_hat_SS, s_SS)
+                for batch in self._tiles.expect(tile_NSS)
+                for x_hat_SS, s_SS in zip(*batch, strict=True)
+            )
+            for (k, y, j, x), (x_hat_SS, s_SS) in zip(chunk, tiles, strict=True):
+                weight_SS = 127.5 * weight_KS[k][:, None] * weight_JS[j]
+                expected_HW[y : y + size, x : x + size] += weight_SS * (x_hat_SS + 1)
+                sigma_HW[y : y + size, x : x + size] += weight_SS * s_SS
+        return np.clip(np.rint(expected_HW, out=expected_HW), 0, 255).astype(np.uint8), sigma_HW
+
+    def _places(self, shape: tuple[int, int]) -> tuple[list[int], list[int]]:
+        """Rows and columns at which the tiles begin, row by row as `tile.cut` orders them."""
+        down, across = (starts(length, self._size, self._overlap) for length in shape)
+        return [y for y in down for _ in across], [x for _ in down for x in across]
+
+    def _area(self, judged_N: Bools, shape: tuple[int, int]) -> Bools:
+        """The places of the evidence that at least one judged tile covers."""
+        judged_hw = np.zeros([side // STEP for side in shape], np.bool_)
+        for y, x, judged in zip(*self._places(shape), judged_N.tolist(), strict=True):
+            if judged:
+                judged_hw[y // STEP : (y + self._size) // STEP, x // STEP : (x + self._size) // STEP] = True
+        return judged_hw
+
+
+def learn(model: Artifact, domain: Domain, normals: Sequence[Gray]) -> Photographs:
+    """Learns from training normals what evidence for a line is compared with, and how it grows with an image.
+
+    Args:
+        model: Trained on native tiles.
+        domain: What the training tiles look like.
+        normals: Gray levels of training images, at least a tile a side, at the model's pixel pitch.
+    """
+    unlearnt = Photographs(domain, Scale(1, 1, 1, 1), size_exponent=0.0)
+    scorer = PhotoScorer(replace(model, photographs=unlearnt), "cpu", "fp32")
+    expected = [(gray_HW, scorer.expect(gray_HW)[1]) for gray_HW in normals]
+    scale = evidence.learn(expected)
+    size, overlap = model.config.image.tile_size, model.config.image.overlap_pixels
+    score_N = np.concatenate(
+        [
+            tile_scores(evidence.evidence(gray_HW, sigma_HW, scale), gray_HW.shape, size, overlap)
+            for gray_HW, sigma_HW in expected
+        ]
+    )
+    return Photographs(domain, scale, size_exponent(score_N))
+
+
+def tile_scores(evidence_hw: Map, shape: tuple[int, int], size: int, overlap: int) -> NDArray[np.float32]:
+    """The score of each tile: the mean of the highest fiftieth of its evidence.
+
+    Args:
+        evidence_hw: Of the photograph.
+        shape: Height and width of the photograph in pixels.
+        size: Side of a tile.
+        overlap: Of neighbouring tiles.
+
+    Returns:
+        score_N, row by row as `tile.cut` orders them.
+    """
+    side = size // STEP
+    top = max(1, round(_TOP_SHARE * side**2))
+    down, across = ([start // STEP for start in starts(length, size, overlap)] for length in shape)
+    views = (evidence_hw[y : y + side, x : x + side].ravel() for y in down for x in across)
+    return np.array([np.partition(view_P, -top)[-top:].mean() for view_P in views], np.float32)
 
 
 def tile_errors(gray_HW: Gray, expected_HW: Gray, size: int, overlap: int) -> NDArray[np.float32]:
@@ -186,27 +252,6 @@ def tile_errors(gray_HW: Gray, expected_HW: Gray, size: int, overlap: int) -> ND
         total_W = np.cumsum(np.pad(np.square(difference_SW).sum(axis=0), (1, 0)))
         rows.append(total_W[across + size] - total_W[across])
     return (np.concatenate(rows) / (size**2 * 127.5**2)).astype(np.float32)
-
-
-def _map_summary(gray_HW: Gray, expected_HW: Gray, judged_HW: Bools, limit: float) -> tuple[float, float]:
-    """The largest value of the anomaly map in the judged area, and the share of that over the limit."""
-    peak, over = 0.0, 0
-    for top in range(0, len(gray_HW), _STRIP):
-        above, below = max(0, top - HALO), top + _STRIP + HALO
-        map_HW = residual_map(gray_HW[above:below], expected_HW[above:below])[top - above :][:_STRIP]
-        value_P = map_HW[judged_HW[top : top + _STRIP]]
-        peak, over = max(peak, float(value_P.max(initial=0.0))), over + int(np.count_nonzero(value_P > limit))
-    return peak, over / np.count_nonzero(judged_HW)
-
-
-def _area(judged_N: Bools, shape: tuple[int, int], size: int, overlap: int) -> Bools:
-    """The pixels that at least one judged tile covers."""
-    down, across = (starts(length, size, overlap) for length in shape)
-    judged_HW = np.zeros(shape, np.bool_)
-    for index in np.flatnonzero(judged_N):
-        y, x = down[index // len(across)], across[index % len(across)]
-        judged_HW[y : y + size, x : x + size] = True
-    return judged_HW
 
 
 def _region(region: Region, factor: float, ground: Ground | None) -> Row:
@@ -236,12 +281,3 @@ def _region(region: Region, factor: float, ground: Ground | None) -> Row:
 
 def _cannot_judge(message: str) -> Row:
     return {"status": str(Status.CANNOT_JUDGE), "message": message}
-
-
-def _tile_rows(
-    error_N: NDArray[np.float32], judged_N: Bools, shape: tuple[int, int], size: int, overlap: int, factor: float
-) -> Iterator[Row]:
-    down, across = (starts(length, size, overlap) for length in shape)
-    places = ((x, y) for y in down for x in across)
-    for (x, y), error, judged in zip(places, error_N.tolist(), judged_N.tolist(), strict=True):
-        yield {"x": round(x / factor), "y": round(y / factor), "reconstruction_error": error, "judged": judged}

@@ -16,8 +16,8 @@ from crackvae.model.network import normalise
 class TileScorer:
     """The network in evaluation mode, on a device.
 
-    Every batch has the same shape: the last one of a call is filled up with zeros. With one
-    thread, the score of a tile then depends on its pixels and its place in the call alone.
+    With one thread, what comes out for a tile depends on its pixels and its place in the call
+    alone, or on the number of tiles too where that is said.
 
     Args:
         model: What to score with.
@@ -35,6 +35,8 @@ class TileScorer:
     def score(self, tile_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Mean squared error of each tile against its reconstruction.
 
+        Every batch has the same shape: the last one is filled up with zeros.
+
         Args:
             tile_NHW: Gray levels.
 
@@ -42,23 +44,36 @@ class TileScorer:
             error_N: In units of the network's input range [-1, 1], squared.
         """
         error_N = np.empty(len(tile_NHW), np.float32)
-        for start, x_B1HW, x_hat_B1HW in self._batches(tile_NHW):
+        for start in range(0, len(tile_NHW), self._batch_size):
+            batch_BHW = np.zeros((self._batch_size, *tile_NHW.shape[1:]), np.uint8)
+            taken = tile_NHW[start : start + self._batch_size]
+            batch_BHW[: len(taken)] = taken
+            x_B1HW, x_hat_B1HW, _ = self._pass(batch_BHW)
             error_B = (x_hat_B1HW - x_B1HW).square().mean(dim=(1, 2, 3)).cpu().numpy()
             error_N[start : start + len(error_B)] = error_B[: len(tile_NHW) - start]
         return error_N
 
     def reconstruct(self, tile_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Reconstructions x_hat_NHW in [-1, 1]; the input is `tile / 127.5 - 1`."""
-        parts = [x_hat.squeeze(1).cpu().numpy() for _, _, x_hat in self._batches(tile_NHW)]
-        return np.concatenate(parts)[: len(tile_NHW)]
+        return np.concatenate([x_hat_BHW for x_hat_BHW, _ in self.expect(tile_NHW)])
+
+    def expect(self, tile_NHW: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """What sound concrete would look like, batch by batch.
+
+        The last batch is as small as it is, so that an image of four tiles costs four.
+
+        Yields:
+            Reconstructions x_hat_BHW and standard deviations sigma_BHW around them, in units of the
+            network's input range; ones where the likelihood tells none.
+        """
+        for start in range(0, len(tile_NHW), self._batch_size):
+            _, x_hat_B1HW, logvar_B1HW = self._pass(tile_NHW[start : start + self._batch_size])
+            sigma_B1HW = torch.exp(0.5 * (torch.zeros_like(x_hat_B1HW) if logvar_B1HW is None else logvar_B1HW))
+            yield x_hat_B1HW.squeeze(1).cpu().numpy(), sigma_B1HW.squeeze(1).cpu().numpy()
 
     @torch.inference_mode()
-    def _batches(self, tile_NHW: NDArray[np.uint8]) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(tile_NHW), self._batch_size):
-            batch_BHW = np.zeros((self._batch_size, *tile_NHW.shape[1:]), np.uint8)
-            taken = tile_NHW[start : start + self._batch_size]
-            batch_BHW[: len(taken)] = taken
-            x_B1HW = normalise(torch.from_numpy(batch_BHW).to(self._device))
-            with backend.autocast(self._device.type, self._precision):
-                x_hat_B1HW = self._network.reconstruct(x_B1HW)
-            yield start, x_B1HW, x_hat_B1HW.float()
+    def _pass(self, tile_BHW: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        x_B1HW = normalise(torch.from_numpy(tile_BHW).to(self._device))
+        with backend.autocast(self._device.type, self._precision):
+            x_hat_B1HW, logvar_B1HW = self._network.reconstruct(x_B1HW)
+        return x_B1HW, x_hat_B1HW.float(), logvar_B1HW

@@ -29,10 +29,7 @@ BLUE, VERMILLION, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
 _BINS = 80
 _COLOURS = {Label.NORMAL: BLUE, Label.CRACK: VERMILLION, None: GRAY}
-_SCORES = {
-    tables.SCORE: ("score", BLUE),
-    tables.BASELINE: ("darkness", VERMILLION),
-}
+_MEANING = {"mse": "mean squared error of the reconstruction", "lines": "evidence for dark lines in the worst tile"}
 
 
 def scores(scored: pa.Table, threshold: Mapping[str, Any]) -> Figure:
@@ -72,7 +69,7 @@ def scores(scored: pa.Table, threshold: Mapping[str, Any]) -> Figure:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set(
         xscale="log", xlim=(edges[0], edges[-1]), ylabel="images per bin",
-        xlabel="score: mean squared error of the reconstruction (logarithmic)",
+        xlabel=f"score: {_MEANING[threshold['score']]} (logarithmic)",
     )  # fmt: skip
     _label_plainly(axes.xaxis, (1, 2, 5))
     axes.set_title("Scores of the images, and the threshold that calls them crack")
@@ -97,7 +94,7 @@ def roc(scored: pa.Table, metrics: Mapping[str, Any]) -> Figure:
         for score, card in tables.scorecards(metrics, name).items():
             if card["roc_auc"]["value"] is None:
                 continue
-            column, colour = _SCORES[score]
+            column, colour = ("darkness", VERMILLION) if score == tables.BASELINE else ("score", BLUE)
             label = f"{name} {score}: AUC {tables.interval(card['roc_auc'])}"
             fpr_V, recall_V, _ = statistics.curve(rows[column].to_numpy(), is_crack_N)
             whole.plot(fpr_V, recall_V, style, color=colour, label=label)

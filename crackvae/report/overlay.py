@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 
-FULL = 4
-"""Colors grow with the map up to so many times the limit, and opacity up to half as many."""
+CLEAR, FULL = 0.5, 1.5
+"""Colors and opacity grow with the map from so many times the limit up to so many."""
 
 _OPACITY = 0.85  # at the most, so that what lies below stays visible
 _LEVELS = np.arange(256, dtype=np.uint8)[:, None]
@@ -122,13 +122,14 @@ def _orientation(photo: Image.Image) -> int:
 
 
 def _levels(map_HW: NDArray[np.float32], limit: float, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The map at the size of the picture, 255 being FULL times the limit and more."""
+    """The map at the size of the picture, 0 being CLEAR times the limit and less, 255 FULL times and more."""
     block = round(map_HW.shape[1] / size[0])
     if block > 1:  # the largest value of each block: a mean would lose a thin crack
         map_HW = np.asarray(cv2.dilate(map_HW, np.ones((block, block), np.uint8)), np.float32)
     method = cv2.INTER_NEAREST if block > 1 else cv2.INTER_LINEAR
     value_HW = cv2.resize(map_HW, size, interpolation=method)
-    return np.asarray(np.clip(value_HW * (255 / (FULL * limit)), 0, 255), np.uint8)
+    share_HW = (value_HW / limit - CLEAR) / (FULL - CLEAR)
+    return np.asarray(np.clip(255 * share_HW, 0, 255), np.uint8)
 
 
 def _blend(picture_HW3: NDArray[np.uint8], level_HW: NDArray[np.uint8]) -> Image.Image:
@@ -157,11 +158,11 @@ def _with_bar(picture: Image.Image, title: str, verdict: str, limit: float) -> I
     gray_HW3 = np.full((letter, ramp_px, 3), 160, np.uint8)
     ramp_HW = np.tile(np.linspace(0, 255, ramp_px).astype(np.uint8), (letter, 1))
     sheet.paste(_blend(gray_HW3, ramp_HW), (4 * letter, ramp_top))
-    for multiple in range(FULL + 1):
-        text = {0: "0", 1: f"limit {limit:.3g}", FULL: f"{FULL}x and more"}.get(multiple, f"{multiple}x")
-        place = (4 * letter + ramp_px * multiple / FULL, ramp_top + 1.2 * letter)
+    ticks = {CLEAR: f"{CLEAR:g}x and less", 1.0: f"limit {limit:.3g}", FULL: f"{FULL:g}x and more"}
+    for multiple, text in ticks.items():
+        place = (4 * letter + ramp_px * (multiple - CLEAR) / (FULL - CLEAR), ramp_top + 1.2 * letter)
         pen.text(place, text, "black", font, anchor="ma")
-    caption = "anomaly map: smoothed squared residual of a pixel, gray levels from -1 to 1; dark: not judged"
+    caption = "anomaly map: evidence for a long, thin, dark line through a place; dark: not judged"
     pen.text((width / 2, ramp_top + 2.4 * letter), caption, "black", font, anchor="ma")
     return sheet
 

@@ -8,7 +8,7 @@ from typing import Any
 from crackvae.schema import EvaluationSet, Label, Status
 from crackvae.statistics.metrics import METRICS
 
-SCORE, BASELINE = "mse", "darkness"
+BASELINE = "darkness"
 
 _NAMES = {
     "roc_auc": "ROC-AUC",
@@ -105,10 +105,15 @@ def reported_sets(metrics: Mapping[str, Any]) -> list[str]:
     return [name for name in sets if name != EvaluationSet.ALL] or sets
 
 
+def score_name(metrics: Mapping[str, Any]) -> str:
+    """The name of the score that a run is judged by."""
+    return str(metrics["threshold"]["score"])
+
+
 def scorecards(metrics: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
     """The metrics of a set, by score: the model's, then the baseline's."""
     card = metrics["sets"][name]
-    return {SCORE: card, BASELINE: card["baselines"][BASELINE]}
+    return {score_name(metrics): card, BASELINE: card["baselines"][BASELINE]}
 
 
 def interval(metric: Mapping[str, float | None]) -> str:

@@ -89,7 +89,6 @@ class Run:
         identity: SHA-256 of everything that decides its results.
         facts: What the identity was made of, by name.
         created: When its sources were listed.
-        version: Of the schema of its files.
         retries: The status whose rows were tried again in attempt 1, 2, ...
     """
 
@@ -97,7 +96,6 @@ class Run:
     identity: str
     facts: Mapping[str, Any]
     created: str
-    version: int = SCHEMA_VERSION
     retries: tuple[Status, ...] = ()
 
     @cached_property
@@ -231,7 +229,7 @@ def read_header(location: str) -> Run:
     try:
         header = json.loads(storage.read_bytes(path))
         known, version = header["format"] == FORMAT, int(header["schema_version"])
-        run = Run(location, header["identity"], header["facts"], header.get("created", "unknown"), version)
+        run = Run(location, header["identity"], header["facts"], header.get("created", "unknown"))
         altered = "manifest" not in run.facts or _identity(run.facts) != run.identity
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{location}: is no run of crackvae, or {RUN} is damaged") from error

@@ -30,17 +30,19 @@ class Judge:
         normals: What the calibration normals scored.
         darkness_n: The baseline's scores of the same.
         alpha: Share of normals that may be called crack.
+        score: The name of the score.
         value: A threshold that was set by hand; the baseline's still follows from alpha.
     """
 
     normals: Normals
     darkness_n: NDArray[np.float32]
     alpha: float
+    score: str
     value: float | None = None
 
     def judge(self, part: pa.Table) -> dict[str, pa.Array]:
         """The columns p_value, p_value_is_bound and prediction for rows of `schema.PART`."""
-        score_N, worst_N = (part[name].to_numpy().astype(np.float64) for name in ("score", "worst_tile_error"))
+        score_N, worst_N = (part[name].to_numpy().astype(np.float64) for name in ("score", "worst_tile_score"))
         tiles_N = part["tiles"].fill_null(1).to_numpy()  # null where an image is one tile
         verdict = self.normals.judge(score_N, worst_N, tiles_N, self.alpha, self.value)
         unscored_N = np.isnan(score_N)
@@ -67,6 +69,7 @@ class Judge:
         return {
             "value": self.threshold,
             "alpha": self.alpha if self.value is None else above,
+            "score": self.score,
             "set_by": "alpha" if self.value is None else "value",
             "calibration_normals": len(self.normals.score_n),
         }
@@ -84,9 +87,10 @@ def load(run: Run) -> Judge:
         table = pq.read_table(stream)
     chosen = _read_threshold(run)
     return Judge(
-        Normals(*(table[name].to_numpy() for name in ("score", "worst_tile_error", "tiles"))),
+        Normals(*(table[name].to_numpy() for name in ("score", "worst_tile_score", "tiles"))),
         table["darkness"].to_numpy(),
         chosen.get("alpha", run.facts["scoring"]["alpha"]),
+        run.facts["scoring"]["score"],
         chosen.get("value"),
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tiny import TINY
+from tiny import TINY_NATIVE
 
 from crackvae import AnomalyScorer, experiment
 from crackvae.cluster import scoring, session, training
@@ -36,7 +36,7 @@ def native_model(tmp_path_factory, ray_session):
     synthetic.write_survey(folder / "images", normals=90, cracks=0, size=160)
     table, _ = manifest.build([str(folder / "images")])
     manifest.write(splitting.split(table, external_normal=0).table, str(folder / "split.parquet"))
-    training.train(str(folder / "split.parquet"), str(folder / "model"), TINY)
+    training.train(str(folder / "split.parquet"), str(folder / "model"), TINY_NATIVE)
     return folder / "model"
 
 

@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 
 from crackvae.images import lines, synthetic
-from crackvae.images.regions import HALO, LENGTH_ERROR, WIDTH_ERROR, find_regions, in_millimetres, residual_map
+from crackvae.images.evidence import STEP, evidence, learn
+from crackvae.images.regions import HALO, LENGTH_ERROR, WIDTH_ERROR, deviation, find_regions, in_millimetres
 
 SIDE = 400
 WIDTHS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 20)
 OVERSAMPLING = 8
+LIMIT = 70.0  # of the evidence; that of sound scenes stays below 64
 
 
 def ribbon(canvas, path_N2, width):
@@ -45,7 +47,7 @@ def paths_of(rng, kind):
 
 
 def scene(rng, kind, surface, width, contrast):
-    """A photograph of a crack, the reconstruction of sound concrete, the limit, and the crack's length."""
+    """A photograph of a crack, what sound concrete would be in its place, its sigma, and the crack's length."""
     paths = paths_of(rng, kind)
     canvas = np.zeros((SIDE * OVERSAMPLING,) * 2, np.uint8)
     for path_N2 in paths:
@@ -58,8 +60,16 @@ def scene(rng, kind, surface, width, contrast):
     expected_HW = cv2.GaussianBlur(sound_HW, (0, 0), 4) + rng.uniform(-4, 4)
     expected_HW = np.clip(expected_HW, 0, 255).astype(np.uint8)
     gray_HW = synthetic._expose(rng, sound_HW - contrast * mask_HW)
-    sound_map_HW = residual_map(synthetic._expose(rng, sound_HW), expected_HW)
-    return gray_HW, expected_HW, max(0.01, float(np.quantile(sound_map_HW, 0.999))), sum(map(length_of, paths))
+    residual_HW = synthetic._expose(rng, sound_HW).astype(np.float32) - expected_HW
+    sigma_HW = np.sqrt(cv2.GaussianBlur(np.square(residual_HW), (0, 0), 20))
+    return gray_HW, expected_HW, sigma_HW, sum(map(length_of, paths))
+
+
+def learnt(surface):
+    """The scale of a surface, from scenes without a crack."""
+    rngs = [np.random.default_rng([index, len(surface)]) for index in range(8)]
+    scenes = [scene(rng, "straight", surface, 1, contrast=0) for rng in rngs]
+    return learn([(gray_HW, sigma_HW) for gray_HW, _, sigma_HW, _ in scenes])
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +80,17 @@ def measured():
 def measure(cracks):
     """One row for each crack: its length and width, and those of the longest line found."""
     rows = []
+    scales = {surface: learnt(surface) for surface in ("noise", "concrete")}
     for width in WIDTHS:
         for kind in ("straight", "curved", "branching"):
             for surface in ("noise", "concrete"):
                 for index in range(cracks):
                     rng = np.random.default_rng([round(10 * width), len(kind), len(surface), index])
                     contrast = rng.uniform(20, 120)
-                    gray_HW, expected_HW, limit, length = scene(rng, kind, surface, width, contrast)
-                    found = find_regions(gray_HW, expected_HW, None, limit=limit, most=9)
+                    gray_HW, expected_HW, sigma_HW, length = scene(rng, kind, surface, width, contrast)
+                    evidence_hw = evidence(gray_HW, sigma_HW, scales[surface])
+                    capped_HW = np.minimum(sigma_HW, scales[surface].roughness)
+                    found = find_regions(evidence_hw, gray_HW, expected_HW, capped_HW, limit=LIMIT, most=9)
                     lines = sorted((r.length, r.mean_width) for r in found if r.is_line) or [(np.nan, np.nan)]
                     pieces = sum(line[0] > 0.1 * length for line in lines)
                     rows.append((width, kind, surface, contrast, length, pieces, *lines[-1]))
@@ -125,82 +138,90 @@ def photo(*parts, level=160, shape=(300, 400)):
     return gray_HW, expected_HW
 
 
-def test_the_map_is_the_squared_residual_in_units_of_the_input_range():
+SIGMA = 10.0
+
+
+def regions(gray_HW, expected_HW, most=9, evidence_hw=None):
+    """Those of a photograph with evidence wherever it is darker or brighter by 50 gray levels."""
+    if evidence_hw is None:
+        evidence_hw = 90.0 * (cv2.absdiff(gray_HW, expected_HW)[::STEP, ::STEP] >= 50).astype(np.float32)
+    sigma_HW = np.full(gray_HW.shape, SIGMA, np.float16)
+    return find_regions(evidence_hw, gray_HW, expected_HW, sigma_HW, limit=LIMIT, most=most)
+
+
+def test_the_deviation_is_the_squared_residual_over_the_variance():
     gray_HW, expected_HW = photo((slice(0, 300), slice(0, 400), 51))
-    np.testing.assert_allclose(residual_map(gray_HW, expected_HW), 0.4**2, rtol=1e-5)
+    sigma_HW = np.full(gray_HW.shape, SIGMA, np.float16)
+    np.testing.assert_allclose(deviation(gray_HW, expected_HW, sigma_HW), 5.1**2, rtol=1e-5)
 
 
-def test_the_map_of_strips_is_the_map_of_the_whole():
+def test_the_deviation_of_strips_is_that_of_the_whole():
     gray_HW, expected_HW = np.random.default_rng(0).integers(0, 256, (2, 200, 333), np.uint8)
-    whole_HW = residual_map(gray_HW, expected_HW)
-    strip_HW = residual_map(gray_HW[60 - HALO : 120 + HALO], expected_HW[60 - HALO : 120 + HALO])[HALO:-HALO]
+    sigma_HW = np.random.default_rng(1).uniform(5, 15, gray_HW.shape).astype(np.float16)
+    whole_HW = deviation(gray_HW, expected_HW, sigma_HW)
+    rows = slice(60 - HALO, 120 + HALO)
+    strip_HW = deviation(gray_HW[rows], expected_HW[rows], sigma_HW[rows])[HALO:-HALO]
     assert strip_HW.tobytes() == whole_HW[60:120].tobytes()
 
 
 def test_a_box_an_outline_and_a_peak_tell_where_a_region_is():
     gray_HW, expected_HW = photo((slice(100, 140), slice(200, 260), 80))
-    (region,) = find_regions(gray_HW, expected_HW, None, limit=0.19, most=9)  # half of 0.394, the value at an edge
-    assert (region.x, region.y, region.width, region.height) == pytest.approx((200, 100, 60, 40), abs=4)
+    (region,) = regions(gray_HW, expected_HW)
+    assert (region.x, region.y, region.width, region.height) == pytest.approx((200, 100, 60, 40), abs=6)
     xs, ys = np.array(region.outline).T
     assert (xs.min(), ys.min()) == (region.x, region.y)
     assert (xs.max() - xs.min() + 1, ys.max() - ys.min() + 1) == (region.width, region.height)
-    assert region.peak == pytest.approx(residual_map(gray_HW, expected_HW).max())
-    assert region.area == pytest.approx(60 * 40, rel=0.25)
+    assert region.peak == 90
+    assert region.area == pytest.approx(60 * 40, rel=0.3)
     assert (region.is_line, region.length, region.mean_width) == (False, None, None)
 
 
 def test_the_largest_regions_come_first_and_specks_not_at_all():
     bars = [(slice(20 + 60 * i, 40 + 60 * i), slice(50, 100 + 50 * i), 80) for i in range(4)]
     gray_HW, expected_HW = photo(*bars, (slice(280, 282), slice(300, 302), 80))
-    found = find_regions(gray_HW, expected_HW, None, limit=0.1, most=9)
+    found = regions(gray_HW, expected_HW)
     assert [region.width for region in found] == pytest.approx([200, 150, 100, 50], abs=10)
     assert [region.area for region in found] == sorted((region.area for region in found), reverse=True)
-    assert find_regions(gray_HW, expected_HW, None, limit=0.1, most=2) == found[:2]
-    assert find_regions(gray_HW, expected_HW, None, limit=0.1, most=0) == []
+    assert regions(gray_HW, expected_HW, most=2) == found[:2]
+    assert regions(gray_HW, expected_HW, most=0) == []
 
 
-def test_regions_lie_in_the_judged_area():
-    gray_HW, expected_HW = photo((slice(100, 140), slice(0, 400), 80), (slice(200, 240), slice(300, 360), 80))
-    judged_HW = np.zeros(gray_HW.shape, np.bool_)
-    judged_HW[:, :200] = True
-    (region,) = find_regions(gray_HW, expected_HW, judged_HW, limit=0.1, most=9)
-    assert region.x + region.width == 200
-
-
-def test_what_stays_under_the_limit_is_no_region_and_over_half_of_it_goes_on():
-    faint, plain = (slice(100, 110), slice(0, 300), 40), (slice(100, 110), slice(300, 400), 60)
-    assert find_regions(*photo(faint), None, limit=0.16, most=9) == []
-    (region,) = find_regions(*photo(faint, plain), None, limit=0.16, most=9)
-    assert region.width == 400
+def test_a_region_needs_evidence_over_the_limit_somewhere_and_goes_on_without():
+    gray_HW, expected_HW = photo((slice(100, 110), slice(0, 400), 40), (slice(200, 210), slice(0, 400), 80))
+    evidence_hw = np.zeros((150, 200), np.float32)
+    assert regions(gray_HW, expected_HW, evidence_hw=evidence_hw) == []
+    evidence_hw[52, 30], evidence_hw[102, 30], evidence_hw[10, 10] = LIMIT + 1, LIMIT - 1, 90
+    (region,) = regions(gray_HW, expected_HW, evidence_hw=evidence_hw)
+    assert (region.width, region.peak) == (400, LIMIT + 1)
+    assert region.y == pytest.approx(100, abs=4)
 
 
 def test_a_grain_in_a_crack_does_not_break_it():
     bars = (slice(100, 104), slice(0, 200), 80), (slice(100, 104), slice(207, 400), 80)
-    (region,) = find_regions(*photo(*bars), None, limit=0.1, most=9)
+    (region,) = regions(*photo(*bars))
     assert region.length == pytest.approx(400, rel=0.02)
 
 
 def test_no_end_is_added_where_a_line_leaves_the_photograph():
-    (region,) = find_regions(*photo((slice(100, 112), slice(0, 400), 80)), None, limit=0.1, most=9)
+    (region,) = regions(*photo((slice(100, 112), slice(0, 400), 80)))
     assert region.length == pytest.approx(400, abs=3)
-    (region,) = find_regions(*photo((slice(100, 112), slice(100, 300), 80)), None, limit=0.1, most=9)
-    assert region.length == pytest.approx(200, abs=6)
+    (region,) = regions(*photo((slice(100, 112), slice(100, 300), 80)))
+    assert region.length == pytest.approx(200, abs=8)
 
 
 def test_a_bright_line_is_a_line():
-    (region,) = find_regions(*photo((slice(100, 108), slice(50, 350), -80)), None, limit=0.1, most=9)
+    (region,) = regions(*photo((slice(100, 108), slice(50, 350), -80)))
     assert region.mean_width == pytest.approx(8, abs=0.3)
 
 
 def test_a_line_at_an_edge_of_the_photograph_or_all_over_it_has_no_width():
     for rows in (slice(0, 5), slice(0, 300), slice(20, 280)):
-        (region,) = find_regions(*photo((rows, slice(0, 400), 80)), None, limit=0.1, most=9)
+        (region,) = regions(*photo((rows, slice(0, 400), 80)))
         assert not region.is_line
 
 
 def test_a_line_across_strips_is_one():
-    gray_HW, expected_HW = photo((slice(100, 2500), slice(60, 66), 80), shape=(2600, 128))
-    (region,) = find_regions(gray_HW, expected_HW, None, limit=0.1, most=9)
+    (region,) = regions(*photo((slice(100, 2500), slice(60, 66), 80), shape=(2600, 128)))
     assert region.length == pytest.approx(2400, rel=0.01)
     assert region.mean_width == pytest.approx(6, abs=0.3)
 
@@ -208,9 +229,9 @@ def test_a_line_across_strips_is_one():
 def test_a_long_line_is_measured_where_its_box_is_thinned_at_a_lower_resolution(monkeypatch):
     gray_HW = np.full((1000, 1000), 160, np.uint8)
     cv2.line(gray_HW, (100, 100), (900, 800), 80, 5, cv2.LINE_AA)
-    (exact,) = find_regions(gray_HW, np.full_like(gray_HW, 160), None, limit=0.1, most=9)
+    (exact,) = regions(gray_HW, np.full_like(gray_HW, 160))
     monkeypatch.setattr(lines, "_MAX_PIXELS", 6e4)
-    (coarse,) = find_regions(gray_HW, np.full_like(gray_HW, 160), None, limit=0.1, most=9)
+    (coarse,) = regions(gray_HW, np.full_like(gray_HW, 160))
     assert exact.length == pytest.approx(np.hypot(800, 700), rel=0.01)
     assert coarse.length == pytest.approx(exact.length, rel=0.02)
     assert coarse.mean_width == pytest.approx(exact.mean_width, abs=0.3)
@@ -220,10 +241,10 @@ def test_a_photograph_of_leaves_stays_bounded_and_gives_the_same_twice():
     noise_HW = np.random.default_rng(0).standard_normal((800, 900), np.float32)
     gray_HW = np.clip(120 + 600 * cv2.GaussianBlur(noise_HW, (0, 0), 4), 0, 255).astype(np.uint8)
     expected_HW = np.full_like(gray_HW, 160)
-    found = find_regions(gray_HW, expected_HW, None, limit=0.03, most=5)
+    found = regions(gray_HW, expected_HW, most=5)
     assert 1 <= len(found) <= 5
     assert max(len(region.outline) for region in found) <= 500
-    assert found == find_regions(gray_HW.copy(), expected_HW, None, limit=0.03, most=5)
+    assert found == regions(gray_HW.copy(), expected_HW, most=5)
 
 
 def test_millimetres_carry_the_error_of_the_ground_and_of_the_pixels():
@@ -237,6 +258,6 @@ def test_cracks_in_photographs_are_lines(real_data):
     with_line = 0
     for gray_HW in images:
         expected_HW = cv2.GaussianBlur(cv2.medianBlur(gray_HW, 71), (0, 0), 6)
-        found = find_regions(gray_HW, expected_HW, None, limit=0.12, most=9)
+        found = regions(gray_HW, expected_HW)
         with_line += any(r.is_line and r.length > 60 and 1 < r.mean_width < 40 for r in found)
     assert with_line >= 0.8 * len(images)

@@ -67,13 +67,12 @@ def test_a_newer_artifact_is_refused(saved):
         artifact.load(str(saved))
 
 
-def test_an_older_artifact_takes_the_defaults_of_what_it_did_not_know(saved, tiny_artifact):
+def test_an_older_artifact_is_refused_with_the_cure(saved):
     index = json.loads((saved / "artifact.json").read_text())
     index["schema_version"] = 1
-    del index["config"]["image"]["max_seconds"]
-    index["sha256"] = artifact._checksum(index)
     (saved / "artifact.json").write_text(json.dumps(index))
-    assert artifact.load(str(saved)).config == tiny_artifact.config
+    with pytest.raises(ArtifactError, match="older crackvae; train the model again"):
+        artifact.load(str(saved))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "another", "schema_version": 1}', ""])

@@ -10,12 +10,13 @@ from crackvae.model.network import Output, normalise
 @pytest.fixture(scope="module")
 def reference():
     torch.manual_seed(0)
-    return artifact.build_network(Config())
+    return artifact.build_network(Config(recipe="reference"))
 
 
 def test_the_reference_network_has_the_shapes_and_parameters_of_the_recipe(reference):
     x_B1HW = torch.rand(2, 1, 128, 128) * 2 - 1
-    x_hat_B1HW, mu_BZ, logvar_BZ = reference(x_B1HW)
+    x_hat_B1HW, logvar_B1HW, mu_BZ, logvar_BZ = reference(x_B1HW)
+    assert logvar_B1HW is None
     assert x_hat_B1HW.shape == x_B1HW.shape
     assert mu_BZ.shape == logvar_BZ.shape == (2, 128)
     assert x_hat_B1HW.abs().max() <= 1
@@ -27,7 +28,7 @@ def test_the_reference_network_has_the_shapes_and_parameters_of_the_recipe(refer
 def test_scoring_uses_the_mean_and_training_samples(reference):
     x_B1HW = torch.rand(1, 1, 128, 128)
     with torch.inference_mode():
-        assert torch.equal(reference.reconstruct(x_B1HW), reference.reconstruct(x_B1HW))
+        assert torch.equal(reference.reconstruct(x_B1HW)[0], reference.reconstruct(x_B1HW)[0])
         assert not torch.equal(reference(x_B1HW).x_hat_B1HW, reference(x_B1HW).x_hat_B1HW)
 
 
@@ -41,7 +42,7 @@ def test_the_loss_is_mse_and_weighted_divergence_from_the_prior():
     torch.manual_seed(1)
     mu_BZ, logvar_BZ = torch.randn(3, 5), torch.randn(3, 5)
     x_B1HW, x_hat_B1HW = torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8)
-    loss = vae_loss(Output(x_hat_B1HW, mu_BZ, logvar_BZ), x_B1HW, kl_weight=0.5)
+    loss = vae_loss(Output(x_hat_B1HW, None, mu_BZ, logvar_BZ), x_B1HW, kl_weight=0.5)
     posterior = torch.distributions.Normal(mu_BZ, torch.exp(logvar_BZ / 2))
     prior = torch.distributions.Normal(0.0, 1.0)
     kl = torch.distributions.kl_divergence(posterior, prior).sum(1).mean()
@@ -49,3 +50,18 @@ def test_the_loss_is_mse_and_weighted_divergence_from_the_prior():
     torch.testing.assert_close(loss.kl, kl)
     torch.testing.assert_close(loss.mse, mse)
     torch.testing.assert_close(loss.total, mse + 0.5 * kl)
+
+
+def test_the_loss_of_a_gaussian_likelihood_is_its_negative_logarithm_but_for_a_constant():
+    torch.manual_seed(2)
+    x_B1HW, x_hat_B1HW, logvar_B1HW = torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8), torch.randn(3, 1, 8, 8)
+    zero_BZ = torch.zeros(3, 5)  # the prior itself
+    loss = vae_loss(Output(x_hat_B1HW, logvar_B1HW, zero_BZ, zero_BZ), x_B1HW, kl_weight=1.0)
+    logarithm = torch.distributions.Normal(x_hat_B1HW, torch.exp(logvar_B1HW / 2)).log_prob(x_B1HW).mean()
+    torch.testing.assert_close(loss.total, -logarithm - 0.5 * torch.log(torch.tensor(2 * torch.pi)))
+
+
+def test_a_gaussian_decoder_tells_a_variance_within_bounds():
+    x_hat_B1HW, logvar_B1HW = artifact.build_network(Config()).decode(1e4 * torch.randn(2, 64))
+    assert x_hat_B1HW.shape == logvar_B1HW.shape == (2, 1, 128, 128)
+    assert (logvar_B1HW.min(), logvar_B1HW.max()) == (-9, 2)

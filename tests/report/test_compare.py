@@ -17,7 +17,7 @@ from crackvae.run import directory, finalize, judge
 from crackvae.schema import MANIFEST, RESULTS
 
 ALPHA = 0.05
-SCORES = ("score", "darkness", "worst_tile_error")
+SCORES = ("score", "darkness", "worst_tile_score")
 CALIBRATION = pa.table({name: pa.array(np.linspace(0, 1, 99), pa.float32()) for name in SCORES})
 CALIBRATION = CALIBRATION.append_column("tiles", pa.array(np.ones(99, np.int32)))
 DEGREE = math.pi / 180 * 6_371_008.8  # metres, of a great circle
@@ -36,7 +36,7 @@ def photo(image_id, p_value=None, latitude=None, longitude=None, **values):
 def run(location, *rows, model="m"):
     """A finished run of these results; returns its location."""
     manifest = pa.Table.from_pylist([{"image_id": row["image_id"], "uri": row["uri"]} for row in rows], MANIFEST)
-    facts = {"model": model, "scoring": {"alpha": ALPHA}}
+    facts = {"model": model, "scoring": {"score": "mse", "alpha": ALPHA}}
     made = directory.create(str(location), manifest, pa.nulls(len(rows), pa.string()), facts, CALIBRATION)
     half = len(rows) // 2
     for number, part in enumerate((rows[:half], rows[half:])):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from crackvae.images.regions import residual_map
 from crackvae.report import overlay
 
 GPS = {1: "N", 2: (46.0, 50.0, 33.69), 3: "W", 4: (91.0, 59.0, 39.94), 6: 198.6}
@@ -177,7 +176,7 @@ def test_every_kind_of_pixels_is_shown(mode):
 def test_a_deck_is_drawn_well_under_a_second_besides_decoding(real_data):
     path = real_data / "sdnet2018-decks" / "7002.jpg"
     gray_HW = np.asarray(Image.open(path).convert("L"))
-    map_HW = residual_map(gray_HW, np.full_like(gray_HW, 170))
+    map_HW = (gray_HW[::2, ::2] < 120) * np.float32(1)
     start = time.process_time()
     picture = draw(Image.open(path), map_HW, boxes=[(2000, 80, 500, 500)])
     assert time.process_time() - start < 2  # 0.4 s measured

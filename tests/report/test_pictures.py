@@ -63,7 +63,7 @@ def start(location, survey, model, labels=True):
          for row in range(len(table))], pa.string()
     )  # fmt: skip
     loaded = artifact.load(model)
-    facts = {"model": loaded.fingerprint, "scoring": {"alpha": 0.1}}
+    facts = {"model": loaded.fingerprint, "scoring": {"score": "mse", "alpha": 0.1}}
     calibration = loaded.calibration.as_table()
     return directory.create(str(location), table, sets, facts, calibration)
 

@@ -33,7 +33,7 @@ def metrics(sets=("internal", "external", "all"), **status):
             "predicted": {"normal": status["ok"] - 35, "crack": 35},
         },
         "failures": [],
-        "threshold": {"value": 0.012345, "alpha": 0.05, "calibration_normals": 1500},
+        "threshold": {"score": "mse", "value": 0.012345, "alpha": 0.05, "calibration_normals": 1500},
         "flagged_fraction": 0.035,
         "sets": {name: one_set() for name in sets},
     }

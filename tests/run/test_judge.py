@@ -31,7 +31,9 @@ def test_a_threshold_by_value_keeps_the_baselines(tmp_path):
     before = json.loads((tmp_path / "run" / "metrics.json").read_text())
     judge.set_threshold(run, quantile=None, value=0.5)
     after = finalize.finalize(run)
-    assert after["threshold"] == {"value": 0.5, "alpha": 49 / 99, "set_by": "value", "calibration_normals": 99}
+    assert after["threshold"] == {
+        "score": "mse", "value": 0.5, "alpha": 49 / 99, "set_by": "value", "calibration_normals": 99
+    }  # fmt: skip
     assert after["sets"]["all"]["roc_auc"] == before["sets"]["all"]["roc_auc"]
     assert after["sets"]["all"]["recall"]["value"] > before["sets"]["all"]["recall"]["value"]
     assert after["sets"]["all"]["baselines"] == before["sets"]["all"]["baselines"]

@@ -19,7 +19,7 @@ def native_part(run, number):
     rows = table.to_pylist()
     for index, row in enumerate(rows):
         if row["status"] == "ok":
-            row |= {"tiles": 40, "worst_tile_error": 2 * row["score"], "judged_fraction": 0.9}
+            row |= {"tiles": 40, "worst_tile_score": 2 * row["score"], "judged_fraction": 0.9}
             row["regions"] = [{"x": k, "y": index, "width": 9, "height": 9, "outline": [0, 0, 9, 9], "area": 50}
                               for k in range(index % 3)]  # fmt: skip
             row["tile_errors"] = [{"x": 96 * k, "y": 0, "reconstruction_error": 0.1, "judged": True} for k in range(4)]
