@@ -42,11 +42,11 @@ PHOTOS = ("7001", "7002", "7003", "7004")
 ALPHAS = (0.05, 0.1)
 
 _METU = "[training]\nepochs = 5\n"
-_DECKS = "[training]\nepochs = 20\n"  # of fewer tiles
+_DECKS = "[training]\nepochs = 10\n"  # of fewer tiles
 _TRAINED = 3000  # METU normals
 _PITCH, _SIDE = 200, 227  # a METU image is blended with the next over 27 pixels
 _SMALL, _LARGE = (6, 4), (12, 8)  # images a mosaic, across and down
-_CALIBRATION = 200  # small mosaics
+_CALIBRATION = 150  # small mosaics
 _BLOCK = 3  # cells a side, of the spatial bootstrap
 _DRAWS = 2000
 
@@ -111,7 +111,7 @@ def write_mosaics(data: Path, work: Path) -> Path:
 
         for number in range(_CALIBRATION):
             add("val", _SMALL, number, crack=False)
-        for number in range(20):
+        for number in range(40):
             add("test", _LARGE, number, crack=False)
         for number in range(40):
             add("test", _SMALL, number, crack=True)

@@ -32,7 +32,7 @@ LEAKAGE_SUFFIX = ".leakage.json"
 
 # The demonstration: 85 s on two cores, a third of it training.
 _DEMO_NORMALS, _DEMO_CRACKS = 360, 90
-_DEMO_TRAINING = TrainingConfig(epochs=8, batch_size=16)
+_DEMO_TRAINING = TrainingConfig(epochs=6)
 
 
 def index(sources: Sequence[str], out: str, **labels: Any) -> ExitCode:
@@ -291,4 +291,4 @@ def demo(out: str) -> ExitCode:
         raise RefusedError(f"{out}: holds something else; give an empty directory")
     if not (experiment / "manifest.parquet").exists():
         synthetic.write_survey(images, normals=_DEMO_NORMALS, cracks=_DEMO_CRACKS)
-    return reproduce([str(images)], str(experiment), config=Config(recipe="reference", training=_DEMO_TRAINING))
+    return reproduce([str(images)], str(experiment), config=Config(training=_DEMO_TRAINING))

@@ -31,6 +31,7 @@ STEP = 2
 _BACKGROUND_PX, _AROUND_PX = 15.0, 20.0  # sigmas
 _HALO_PX = 140  # 4 of both
 _STRIP = 1024  # rows
+_BRIGHTEST = -2.0
 _ORIENTATIONS = 12
 _ACROSS_PX, _BESIDE_PX, _ALONG_PX = 1.0, 2.5, 5.0  # sigmas of a line filter
 _REACH_PX = 15
@@ -61,12 +62,36 @@ class Scale:
     spread: float
 
 
-def evidence(gray_HW: Gray, sigma_HW: Sigma, scale: Scale, judged_hw: Bools | None = None) -> Map:
+def contrast(gray_HW: Gray, sigma_HW: Sigma, roughness: float) -> Map:
+    """By how many standard deviations each pixel is darker than its surroundings.
+
+    d / min(s, roughness), d = G15 x - x, with the Gaussian blur G15 of 15 pixels; s^2 is the mean of two
+    variances, sigma^2 and G20 d^2: what the network expects there, and what is around. (One network's
+    sigma alone varies by 0.01 of ROC-AUC on bridge decks from one training to the next.)
+
+    Args:
+        gray_HW: Gray levels x.
+        sigma_HW: Standard deviation that the network expects of sound concrete there, in gray levels.
+        roughness: As in `Scale`.
+
+    Returns:
+        contrast_HW, at least -2: beside a bright line a line filter would answer as to a dark one.
+    """
+    contrast_HW = np.empty(gray_HW.shape, np.float32)
+    for rows, darker_hW, deviation_hW in _deviations(gray_HW, sigma_HW):
+        np.divide(darker_hW, np.minimum(deviation_hW, roughness), out=contrast_HW[rows])
+    return np.maximum(contrast_HW, _BRIGHTEST, out=contrast_HW)
+
+
+def background(gray_HW: Gray) -> Gray:
+    """G15 x."""
+    return np.asarray(cv2.GaussianBlur(gray_HW, (0, 0), _BACKGROUND_PX, borderType=cv2.BORDER_REFLECT), np.uint8)
+
+
+def evidence(contrast_HW: Map, scale: Scale, judged_hw: Bools | None = None) -> Map:
     """The evidence for a dark line through each place.
 
-    1. contrast = d / min(s, roughness), d = G15 x - x, with the Gaussian blur G15 of 15 pixels; s^2 is the
-       mean of two variances, sigma^2 and G20 d^2: what the network expects there, and what is around.
-       (One network's sigma alone varies by 0.01 of ROC-AUC from one training to the next.)
+    1. the contrast, as by `contrast`;
     2. the answers R of twelve line filters, the larger of each 2x2 pixels, divided by noise;
     3. of each direction the largest of the five nearest, E, compared with those around it:
        Z = (E - min(G60 E, level)) / min(sd60 E, spread);
@@ -76,8 +101,7 @@ def evidence(gray_HW: Gray, sigma_HW: Sigma, scale: Scale, judged_hw: Bools | No
        the directions.
 
     Args:
-        gray_HW: Gray levels x.
-        sigma_HW: Standard deviation that the network expects of sound concrete there, in gray levels.
+        contrast_HW: Of the photograph.
         scale: As by `learn`.
         judged_hw: Places that paths may run through; None for all.
 
@@ -85,7 +109,7 @@ def evidence(gray_HW: Gray, sigma_HW: Sigma, scale: Scale, judged_hw: Bools | No
         evidence_hw, h = H // STEP, in 0..96. Of sound METU concrete one place in a hundred is above 49,
         one in a thousand above 61.
     """
-    answer_Dhw = _by_direction(_contrast(gray_HW, sigma_HW, scale.roughness), scale.noise)
+    answer_Dhw = _by_direction(contrast_HW, scale.noise)
     evidence_hw = np.zeros(answer_Dhw.shape[1:], np.float32)
     for orientation, answer_hw in zip(_DIRECTIONS, answer_Dhw, strict=True):
         gain_hw = _gain(answer_hw, scale)
@@ -100,14 +124,14 @@ def learn(normals: Sequence[tuple[Gray, Sigma]]) -> Scale:
     """Learns what sound concrete shows.
 
     Args:
-        normals: Gray levels and expected standard deviation, as for `evidence`, of training normals.
+        normals: Gray levels and expected standard deviation, as for `contrast`, of training normals.
 
     Returns:
         Each cap is the 95th percentile over the places of the normals; noise is their median
         absolute answer / 0.6745.
     """
     roughness = _percentile(deviation for normal in normals for _, _, deviation in _deviations(*normal))
-    contrasts = [_contrast(gray_HW, sigma_HW, roughness) for gray_HW, sigma_HW in normals]
+    contrasts = [contrast(gray_HW, sigma_HW, roughness) for gray_HW, sigma_HW in normals]
     sizes = [np.abs(_sample(answer_hw)) for contrast_HW in contrasts for answer_hw in _answers(contrast_HW)]
     noise = float(np.median(np.concatenate(sizes))) / 0.6745
     around = [_around(answer_hw) for contrast_HW in contrasts for answer_hw in _by_direction(contrast_HW, noise)]
@@ -122,13 +146,6 @@ def _sample(map_HW: Map) -> Map:
     """Values at places spread over a map."""
     flat_P = map_HW.ravel()
     return flat_P[np.linspace(0, flat_P.size - 1, min(_SAMPLES, flat_P.size)).astype(np.int64)]
-
-
-def _contrast(gray_HW: Gray, sigma_HW: Sigma, roughness: float) -> Map:
-    contrast_HW = np.empty(gray_HW.shape, np.float32)
-    for rows, darker_hW, deviation_hW in _deviations(gray_HW, sigma_HW):
-        np.divide(darker_hW, np.minimum(deviation_hW, roughness), out=contrast_HW[rows])
-    return contrast_HW
 
 
 def _deviations(gray_HW: Gray, sigma_HW: Sigma) -> Iterator[tuple[slice, Map, Map]]:

@@ -41,7 +41,7 @@ def measure(gray_HW: Gray, expected_HW: Gray, inside_hw: Gray, corner: tuple[int
 
     Args:
         gray_HW: Gray levels of the photograph.
-        expected_HW: Those of its reconstruction.
+        expected_HW: Those without the line: a reconstruction, or its surroundings.
         inside_hw: 1 in the region, which is connected, and 0 in a margin around it: 2 pixels and
             a thirtieth of its box, save where the photograph ends.
         corner: The row and column of the photograph where inside_hw begins.

@@ -82,7 +82,8 @@ class PhotoScorer:
         gray_HW = resample(gray_HW, self._factor(ground))
         judged_N, _ = self._judged(gray_HW, chroma_hw2)
         judged_hw = self._area(judged_N, gray_HW.shape)
-        return evidence.evidence(gray_HW, self.expect(gray_HW)[1], self._photographs.scale, judged_hw), judged_hw
+        contrast_HW = evidence.contrast(gray_HW, self.expect(gray_HW)[1], self._photographs.scale.roughness)
+        return evidence.evidence(contrast_HW, self._photographs.scale, judged_hw), judged_hw
 
     def score(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> Row:
         """Scores a photograph.
@@ -125,9 +126,11 @@ class PhotoScorer:
                 f"{row['judged_fraction']:.0%} is like the training images; the rest has {other}"
             )
         expected_HW, sigma_HW = self.expect(gray_HW)
-        evidence_hw = evidence.evidence(gray_HW, sigma_HW, self._photographs.scale, judged_hw)
-        score_N = tile_scores(evidence_hw, gray_HW.shape, self._size, self._overlap)
         error_N = tile_errors(gray_HW, expected_HW, self._size, self._overlap)
+        contrast_HW = evidence.contrast(gray_HW, sigma_HW, self._photographs.scale.roughness)
+        del expected_HW, sigma_HW  # of 100 megapixels, 300 MB
+        evidence_hw = evidence.evidence(contrast_HW, self._photographs.scale, judged_hw)
+        score_N = tile_scores(evidence_hw, gray_HW.shape, self._size, self._overlap)
         row["worst_tile_score"] = float(score_N[judged_N].max())
         row["reconstruction_error"] = float(error_N[judged_N].mean())
         row["score"] = row["worst_tile_score"] / row["tiles"] ** self._photographs.size_exponent
@@ -135,8 +138,7 @@ class PhotoScorer:
         row["map_peak"] = float(evidence_hw.max())
         row["anomalous_fraction"] = np.count_nonzero(evidence_hw > limit) / np.count_nonzero(judged_hw)
         if math.isfinite(limit) and self._rules.regions:
-            np.minimum(sigma_HW, self._photographs.scale.roughness, out=sigma_HW)
-            found = find_regions(evidence_hw, gray_HW, expected_HW, sigma_HW, limit=limit, most=self._rules.regions)
+            found = find_regions(evidence_hw, contrast_HW, gray_HW, limit=limit, most=self._rules.regions)
             row["regions"] = [_region(region, factor, ground) for region in found]
         if self._keep_tiles:
             places = zip(
@@ -211,13 +213,11 @@ def learn(model: Artifact, domain: Domain, normals: Sequence[Gray]) -> Photograp
     expected = [(gray_HW, scorer.expect(gray_HW)[1]) for gray_HW in normals]
     scale = evidence.learn(expected)
     size, overlap = model.config.image.tile_size, model.config.image.overlap_pixels
-    score_N = np.concatenate(
-        [
-            tile_scores(evidence.evidence(gray_HW, sigma_HW, scale), gray_HW.shape, size, overlap)
-            for gray_HW, sigma_HW in expected
-        ]
-    )
-    return Photographs(domain, scale, size_exponent(score_N))
+    scores = []
+    for gray_HW, sigma_HW in expected:
+        contrast_HW = evidence.contrast(gray_HW, sigma_HW, scale.roughness)
+        scores.append(tile_scores(evidence.evidence(contrast_HW, scale), gray_HW.shape, size, overlap))
+    return Photographs(domain, scale, size_exponent(np.concatenate(scores)))
 
 
 def tile_scores(evidence_hw: Map, shape: tuple[int, int], size: int, overlap: int) -> NDArray[np.float32]:

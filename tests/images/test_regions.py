@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from crackvae.images import lines, synthetic
-from crackvae.images.evidence import STEP, evidence, learn
-from crackvae.images.regions import HALO, LENGTH_ERROR, WIDTH_ERROR, deviation, find_regions, in_millimetres
+from crackvae.images.evidence import STEP, contrast, evidence, learn
+from crackvae.images.regions import LENGTH_ERROR, WIDTH_ERROR, find_regions, in_millimetres
 
 SIDE = 400
 WIDTHS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 20)
@@ -46,8 +46,8 @@ def paths_of(rng, kind):
     return [trunk_N2, trunk_N2[fork] + reach_N1 * (np.cos(angle), np.sin(angle))]
 
 
-def scene(rng, kind, surface, width, contrast):
-    """A photograph of a crack, what sound concrete would be in its place, its sigma, and the crack's length."""
+def scene(rng, kind, surface, width, depth):
+    """A photograph of a crack, the sigma of sound concrete in its place, and the crack's length."""
     paths = paths_of(rng, kind)
     canvas = np.zeros((SIDE * OVERSAMPLING,) * 2, np.uint8)
     for path_N2 in paths:
@@ -58,18 +58,16 @@ def scene(rng, kind, surface, width, contrast):
     else:
         sound_HW = synthetic._surface(rng, SIDE, SIDE, rng.uniform(-np.pi, np.pi))
     expected_HW = cv2.GaussianBlur(sound_HW, (0, 0), 4) + rng.uniform(-4, 4)
-    expected_HW = np.clip(expected_HW, 0, 255).astype(np.uint8)
-    gray_HW = synthetic._expose(rng, sound_HW - contrast * mask_HW)
+    gray_HW = synthetic._expose(rng, sound_HW - depth * mask_HW)
     residual_HW = synthetic._expose(rng, sound_HW).astype(np.float32) - expected_HW
     sigma_HW = np.sqrt(cv2.GaussianBlur(np.square(residual_HW), (0, 0), 20))
-    return gray_HW, expected_HW, sigma_HW, sum(map(length_of, paths))
+    return gray_HW, sigma_HW.astype(np.float16), sum(map(length_of, paths))
 
 
 def learnt(surface):
     """The scale of a surface, from scenes without a crack."""
     rngs = [np.random.default_rng([index, len(surface)]) for index in range(8)]
-    scenes = [scene(rng, "straight", surface, 1, contrast=0) for rng in rngs]
-    return learn([(gray_HW, sigma_HW) for gray_HW, _, sigma_HW, _ in scenes])
+    return learn([scene(rng, "straight", surface, 1, depth=0)[:2] for rng in rngs])
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +84,15 @@ def measure(cracks):
             for surface in ("noise", "concrete"):
                 for index in range(cracks):
                     rng = np.random.default_rng([round(10 * width), len(kind), len(surface), index])
-                    contrast = rng.uniform(20, 120)
-                    gray_HW, expected_HW, sigma_HW, length = scene(rng, kind, surface, width, contrast)
-                    evidence_hw = evidence(gray_HW, sigma_HW, scales[surface])
-                    capped_HW = np.minimum(sigma_HW, scales[surface].roughness)
-                    found = find_regions(evidence_hw, gray_HW, expected_HW, capped_HW, limit=LIMIT, most=9)
+                    depth = rng.uniform(20, 120)
+                    gray_HW, sigma_HW, length = scene(rng, kind, surface, width, depth)
+                    contrast_HW = contrast(gray_HW, sigma_HW, scales[surface].roughness)
+                    evidence_hw = evidence(contrast_HW, scales[surface])
+                    found = find_regions(evidence_hw, contrast_HW, gray_HW, limit=LIMIT, most=9)
                     lines = sorted((r.length, r.mean_width) for r in found if r.is_line) or [(np.nan, np.nan)]
                     pieces = sum(line[0] > 0.1 * length for line in lines)
-                    rows.append((width, kind, surface, contrast, length, pieces, *lines[-1]))
-    table = pd.DataFrame(rows, columns="width kind surface contrast length pieces found mean_width".split())
+                    rows.append((width, kind, surface, depth, length, pieces, *lines[-1]))
+    table = pd.DataFrame(rows, columns="width kind surface depth length pieces found mean_width".split())
     table["length_error"] = table.found / table.length - 1
     table["width_error"] = table.mean_width - table.width
     return table
@@ -116,7 +114,7 @@ def summary(table, by):
 
 
 def test_nearly_every_crack_is_one_line(measured):
-    plain = measured[measured.contrast > 60]
+    plain = measured[measured.depth > 60]
     assert (plain.pieces == 1).mean() > 0.9
 
 
@@ -125,7 +123,7 @@ def test_lengths_and_widths_are_within_their_stated_errors(measured):
     assert (whole.length_error.abs() < LENGTH_ERROR).mean() > 0.9
     assert (whole.width_error.abs() < WIDTH_ERROR).mean() > 0.93
     wide = whole[whole.width >= 3]
-    assert wide.width_error.abs().median() < 0.15
+    assert wide.width_error.abs().median() < 0.2
     assert abs(wide.length_error.median()) < 0.02
 
 
@@ -138,30 +136,13 @@ def photo(*parts, level=160, shape=(300, 400)):
     return gray_HW, expected_HW
 
 
-SIGMA = 10.0
-
-
 def regions(gray_HW, expected_HW, most=9, evidence_hw=None):
-    """Those of a photograph with evidence wherever it is darker or brighter by 50 gray levels."""
+    """Those of a photograph with evidence wherever it is darker by 50 gray levels; sigma is 10."""
+    contrast_HW = (expected_HW.astype(np.float32) - gray_HW) / 10
     if evidence_hw is None:
-        evidence_hw = 90.0 * (cv2.absdiff(gray_HW, expected_HW)[::STEP, ::STEP] >= 50).astype(np.float32)
-    sigma_HW = np.full(gray_HW.shape, SIGMA, np.float16)
-    return find_regions(evidence_hw, gray_HW, expected_HW, sigma_HW, limit=LIMIT, most=most)
-
-
-def test_the_deviation_is_the_squared_residual_over_the_variance():
-    gray_HW, expected_HW = photo((slice(0, 300), slice(0, 400), 51))
-    sigma_HW = np.full(gray_HW.shape, SIGMA, np.float16)
-    np.testing.assert_allclose(deviation(gray_HW, expected_HW, sigma_HW), 5.1**2, rtol=1e-5)
-
-
-def test_the_deviation_of_strips_is_that_of_the_whole():
-    gray_HW, expected_HW = np.random.default_rng(0).integers(0, 256, (2, 200, 333), np.uint8)
-    sigma_HW = np.random.default_rng(1).uniform(5, 15, gray_HW.shape).astype(np.float16)
-    whole_HW = deviation(gray_HW, expected_HW, sigma_HW)
-    rows = slice(60 - HALO, 120 + HALO)
-    strip_HW = deviation(gray_HW[rows], expected_HW[rows], sigma_HW[rows])[HALO:-HALO]
-    assert strip_HW.tobytes() == whole_HW[60:120].tobytes()
+        height, width = (STEP * (side // STEP) for side in gray_HW.shape)
+        evidence_hw = 90 * (contrast_HW[:height:STEP, :width:STEP] >= 5).astype(np.float32)
+    return find_regions(evidence_hw, contrast_HW, gray_HW, limit=LIMIT, most=most)
 
 
 def test_a_box_an_outline_and_a_peak_tell_where_a_region_is():
@@ -209,9 +190,8 @@ def test_no_end_is_added_where_a_line_leaves_the_photograph():
     assert region.length == pytest.approx(200, abs=8)
 
 
-def test_a_bright_line_is_a_line():
-    (region,) = regions(*photo((slice(100, 108), slice(50, 350), -80)))
-    assert region.mean_width == pytest.approx(8, abs=0.3)
+def test_a_bright_line_is_no_region():
+    assert regions(*photo((slice(100, 108), slice(50, 350), -80))) == []
 
 
 def test_a_line_at_an_edge_of_the_photograph_or_all_over_it_has_no_width():
