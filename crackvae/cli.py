@@ -260,7 +260,7 @@ def _add_split_options(parser: argparse.ArgumentParser) -> None:
 def _add_photograph_options(parser: argparse.ArgumentParser) -> None:
     pitch = "ground sampling distance of the photographs (default: what their EXIF says)"
     parser.add_argument("--mm-per-pixel", type=_positive_number, metavar="MM", help=pitch)
-    parser.add_argument("--tiles", action="store_true", help="keep the error of every tile of a photograph, in tiles/")
+    parser.add_argument("--tiles", action="store_true", help="keep every tile's score and error, in tiles/")
     structures = "CSV with the columns pattern, structure, element: adds up results by structure"
     parser.add_argument("--structures", metavar="FILE", help=structures)
 
