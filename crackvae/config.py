@@ -31,6 +31,9 @@ _RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 }
 """What each recipe sets otherwise than the defaults of the sections."""
 
+_TILINGS: dict[str, Literal["resize", "native"]] = {"lines": "native", "mse": "resize"}
+"""What each score needs."""
+
 
 class _Section(BaseModel):
     # strict: true and "10" are no numbers of epochs.
@@ -162,14 +165,18 @@ class Config(_Section):
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         """A score needs its tiling, and a tiling its score."""
-        needed = {"lines": "native", "mse": "resize"}.get(self.scoring.score, self.image.tiling)
-        if self.image.tiling not in ("auto", needed):
-            raise ValueError(f"scoring.score {self.scoring.score!r} needs image.tiling {needed!r} or 'auto'")
-        if needed == "native" and self.network.likelihood != "gaussian":
+        if self.image.tiling not in ("auto", self.tiling):
+            raise ValueError(f"scoring.score {self.scoring.score!r} needs image.tiling {self.tiling!r} or 'auto'")
+        if self.tiling == "native" and self.network.likelihood != "gaussian":
             raise ValueError(
                 "image.tiling 'native' needs network.likelihood 'gaussian', which tells how rough concrete is"
             )
         return self
+
+    @property
+    def tiling(self) -> Literal["auto", "resize", "native"]:
+        """What score and tiling ask for."""
+        return _TILINGS.get(self.scoring.score, self.image.tiling)
 
     def with_tiling(self, tiling: Literal["resize", "native"]) -> Config:
         """With `auto` decided, and the score that follows."""
@@ -235,6 +242,8 @@ def complete(values: dict[str, Any], origin: str) -> dict[str, Any]:
 
 
 def _explain(location: tuple[int | str, ...], problem: Any) -> str:
+    if not location:  # several fields at odds
+        return str(problem["msg"]).removeprefix("Value error, ")
     field = ".".join(str(part) for part in location)
     if problem["type"] != "extra_forbidden":
         return f"{field} = {problem['input']!r}: {problem['msg']}"

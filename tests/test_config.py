@@ -22,7 +22,7 @@ def refusal(tmp_path, text):
     return message
 
 
-def test_an_empty_file_is_the_reference_recipe(tmp_path):
+def test_an_empty_file_is_the_default_recipe(tmp_path):
     assert load(tmp_path, "") == Config()
     assert Config().changes() == {}
 
@@ -38,6 +38,36 @@ def test_what_a_file_leaves_out_stays_as_in_the_recipe(tmp_path):
         "training.kl_weight": 0.0,
     }
     assert loaded.training.batch_size == Config().training.batch_size
+
+
+def test_the_reference_recipe_is_what_it_was(tmp_path):
+    reference = load(tmp_path, 'recipe = "reference"')
+    assert (reference.image.tiling, reference.scoring.score, reference.network.likelihood) == ("resize", "mse", "mse")
+    assert (reference.network.channels, reference.network.latent) == ((32, 64, 128, 256), 128)
+    assert (reference.training.kl_weight, reference.training.epochs, reference.image.tile_size) == (1e-5, 10, 128)
+    assert reference == Config(recipe="reference")
+
+
+def test_a_score_asks_for_its_tiling(tmp_path):
+    assert load(tmp_path, "[scoring]\nscore = 'mse'").tiling == "resize"
+    assert load(tmp_path, "[scoring]\nscore = 'lines'").tiling == "native"
+    assert load(tmp_path, "").tiling == "auto"
+    decided = load(tmp_path, "").with_tiling("native")
+    assert (decided.image.tiling, decided.scoring.score) == ("native", "lines")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[image]\ntiling = 'native'\n[scoring]\nscore = 'mse'", "'mse' needs image.tiling 'resize'"),
+        ("[image]\ntiling = 'resize'\n[scoring]\nscore = 'lines'", "'lines' needs image.tiling 'native'"),
+        ("[image]\ntiling = 'native'\n[network]\nlikelihood = 'mse'", "needs network.likelihood 'gaussian'"),
+    ],
+)
+def test_values_at_odds_are_refused_with_both(tmp_path, text, told):
+    message = refusal(tmp_path, text)
+    assert told in message
+    assert "{" not in message
 
 
 def test_a_value_that_equals_the_recipes_is_no_change(tmp_path):

@@ -210,8 +210,8 @@ def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) ->
 
 def _decide_tiling(config: Config, rows: pa.Table) -> Config:
     """Makes `auto` native unless most training images are smaller than a tile."""
-    if config.image.tiling != "auto":
-        return config.with_tiling(config.image.tiling)
+    if config.tiling != "auto":
+        return config.with_tiling(config.tiling)
     image = config.image.model_copy(update={"tiling": "resize"})
     chosen = rows.take(np.linspace(0, len(rows) - 1, min(_SIZED, len(rows))).astype(np.int64))
     with Decoder(image) as decoder:
