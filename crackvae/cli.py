@@ -190,7 +190,7 @@ def _add_model_commands(command: _Command) -> None:
     sub = command(
         "evaluate", "score the test and external splits and add up metrics", "model split.parquet --out evaluation"
     )
-    sub.add_argument("model", help="from `crackvae train`")
+    sub.add_argument("model", help="from `crackvae train`, or `pretrained`: the one that comes with crackvae")
     sub.add_argument("manifest", help="from `crackvae split`")
     _add_out(sub, "the run directory")
     _add_device(sub)
@@ -198,7 +198,7 @@ def _add_model_commands(command: _Command) -> None:
 
 def _add_run_commands(command: _Command) -> None:
     sub = command("score", "score every image of a survey", "model /data/bridge-17 --out runs/bridge-17")
-    sub.add_argument("model", help="from `crackvae train`")
+    sub.add_argument("model", help="from `crackvae train`, or `pretrained`")
     _add_sources(sub)
     _add_out(sub, "the run directory")
     _add_device(sub)

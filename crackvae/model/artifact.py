@@ -16,6 +16,7 @@ import io
 import json
 import math
 from dataclasses import asdict, dataclass
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.parquet"
 PHOTOGRAPHS = "photographs.json"
 HISTORY = "history.json"
+PRETRAINED = "pretrained"
+"""The location that stands for the model that comes with the package."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +172,14 @@ def is_artifact(location: str) -> bool:
 def load(location: str) -> Artifact:
     """Reads an artifact and checks every byte of it.
 
+    Args:
+        location: Its directory, or PRETRAINED.
+
     Raises:
         ArtifactError: It is missing, foreign, newer than this crackvae, truncated or altered.
     """
+    if location == PRETRAINED:
+        location = str(resources.files("crackvae") / PRETRAINED)
     data, index = _read_index(location)
     files = {name: _read_file(location, name, sha) for name, sha in index["files"].items()}
     config = configuration.parse(index["config"], storage.join(location, INDEX))

@@ -1,6 +1,10 @@
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
+import crackvae
 from crackvae.errors import ArtifactError
 from crackvae.images import synthetic
 from crackvae.model.anomaly import AnomalyScorer
@@ -49,3 +53,19 @@ def test_a_model_without_calibration_is_refused(tiny_artifact):
     bare = Artifact(tiny_artifact.config, tiny_artifact.weights, None, [], {})
     with pytest.raises(ArtifactError, match="not calibrated"):
         AnomalyScorer(bare)
+
+
+def test_the_pretrained_model_flags_a_crack_and_not_sound_concrete_the_like_of_its_training():
+    """The concrete is made up, so that the test needs no photographs; docs and model card tell of real ones."""
+    rng = np.random.default_rng(0)
+    sound = [cv2.GaussianBlur(rng.normal(0, 14, (227, 227)), (0, 0), 1.2) * 2 + 165 for _ in range(6)]
+    sound = [gray_HW.clip(0, 255).astype(np.uint8) for gray_HW in sound]
+    cracked = [
+        cv2.line(gray_HW.copy(), (20 + 30 * i, 0), (200 - 30 * i, 226), 70, 3) for i, gray_HW in enumerate(sound)
+    ]
+    scorer = AnomalyScorer.load("pretrained", device="cpu")
+    frame = scorer.score([*sound, *cracked])
+    assert frame["status"].eq("ok").all()
+    assert frame["score"][6:].min() > frame["score"][:6].max()
+    assert frame["prediction"][6:].eq("crack").all()
+    assert sum(path.stat().st_size for path in Path(crackvae.__file__).parent.glob("pretrained/*")) < 5e6
