@@ -186,9 +186,9 @@ def decks(data: Path, work: Path) -> str:
             none = ("--external-normal", 0, "--external-crack", 0)
             crackvae("split", work / f"{photo}.parquet", "--out", planned, *none)
         crackvae("train", planned, "--out", model, "--config", work / "decks.toml")
-        crackvae("score", model, data / "sdnet2018-decks" / f"{photo}.jpg", "--tiles", "--out", run)
+        crackvae("score", model, data / "sdnet2018-decks" / f"{photo}.jpg", "--out", run)  # its picture is looked at
         cells = labels[labels.photo.str.startswith(photo)].copy()
-        frames.append(_cell_scores(cells, data / "sdnet2018-decks" / f"{photo}.jpg", run))
+        frames.append(_cell_scores(cells, data / "sdnet2018-decks" / f"{photo}.jpg", model))
     return _deck_table(pd.concat(frames, ignore_index=True))
 
 
@@ -204,23 +204,31 @@ def _write_cells(data: Path, cells: pd.DataFrame, folder: Path) -> None:
             image.crop((cell.x, cell.y, cell.x + cell.width, cell.y + cell.height)).save(path)
 
 
-def _cell_scores(cells: pd.DataFrame, photo: Path, run: Path) -> pd.DataFrame:
-    """The worst tile whose middle is in the cell, beside the darkness line and the raw line filter."""
-    tiles = finalize.read_table(str(run), finalize.TILES_DIRECTORY).to_pandas()
-    middle_x, middle_y = tiles.x + 64, tiles.y + 64
-    gray_HW = np.asarray(Image.open(photo).convert("L"))
+def _cell_scores(cells: pd.DataFrame, photo: Path, model: Path) -> pd.DataFrame:
+    """The worst tile of each cell, from the evidence of the whole photograph, beside two baselines."""
+    from crackvae.images.evidence import STEP
+    from crackvae.model import artifact
+    from crackvae.model.photograph import PhotoScorer, tile_scores
+
+    with Image.open(photo) as image:
+        ycc_HW3 = np.asarray(image.convert("YCbCr"))
+    gray_HW = np.ascontiguousarray(ycc_HW3[..., 0])
+    chroma_hw2 = np.ascontiguousarray(ycc_HW3[::8, ::8, 1:])
+    scorer = PhotoScorer(artifact.load(str(model)), "cpu", "fp32")
+    evidence_hw, judged_hw = scorer.anomaly_map(gray_HW, chroma_hw2, None)
     line_HW = _line_filter(gray_HW)
     scores = []
     for cell in cells.itertuples():
-        inside = middle_x.between(cell.x, cell.x + cell.width - 1) & middle_y.between(cell.y, cell.y + cell.height - 1)
         rows, columns = slice(cell.y, cell.y + cell.height), slice(cell.x, cell.x + cell.width)
+        places = tuple(slice(side.start // STEP, side.stop // STEP) for side in (rows, columns))
         response_P = np.sort(line_HW[rows, columns], axis=None)
+        score_N = tile_scores(evidence_hw[places], (cell.height, cell.width), size=128, overlap=32)
         scores.append(
             {
-                "crackvae": float(tiles.score[inside].max()),
+                "crackvae": float(score_N.max()),
                 "darkness line": darkness(np.ascontiguousarray(gray_HW[rows, columns])),
                 "raw line filter": float(response_P[-response_P.size // 100 :].mean()),
-                "judged": bool(tiles.judged[inside].all()),
+                "judged": bool(judged_hw[places].all()),
             }
         )
     return cells.reset_index(drop=True).join(pd.DataFrame(scores))

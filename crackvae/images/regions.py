@@ -18,9 +18,9 @@ from crackvae.images.decode import Gray
 from crackvae.images.evidence import STEP, Map, background
 
 LENGTH_ERROR = 0.1
-"""95% of the lengths of synthetic cracks in one piece are within this share of the truth (see test_regions.py)."""
+"""95% of the lengths of synthetic cracks of 1.5 to 16 px in one piece are within this share (see docs/photographs.md)."""
 WIDTH_ERROR = 1.0
-"""95% of their mean widths are within so many pixels at 1 px wide; 0.5 would do from 2 px up."""
+"""95% of their mean widths are within so many pixels at 1 px wide; 0.6 would do from 2 to 16 px."""
 
 _SIGMA_PX, _HALO_PX = 2.0, 6  # of the smoothing
 _DARK = 1.6  # standard deviations; with 1.8 and 2 fewer synthetic cracks are found in one piece
