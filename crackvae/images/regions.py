@@ -18,7 +18,7 @@ from crackvae.images.decode import Gray
 from crackvae.images.evidence import STEP, Map, background
 
 LENGTH_ERROR = 0.1
-"""95% of the lengths of synthetic cracks of 1.5 to 16 px in one piece are within this share (see docs/photographs.md)."""
+"""95% of the lengths of synthetic cracks of 1.5 to 16 px in one piece are within this share: docs/photographs.md."""
 WIDTH_ERROR = 1.0
 """95% of their mean widths are within so many pixels at 1 px wide; 0.6 would do from 2 to 16 px."""
 
