@@ -208,13 +208,15 @@ def _cell_scores(cells: pd.DataFrame, photo: Path, model: Path) -> pd.DataFrame:
     from crackvae.images.evidence import STEP
     from crackvae.model import artifact
     from crackvae.model.photograph import PhotoScorer, tile_scores
+    from crackvae.statistics import calibration
 
     with Image.open(photo) as image:
         ycc_HW3 = np.asarray(image.convert("YCbCr"))
     gray_HW = np.ascontiguousarray(ycc_HW3[..., 0])
     chroma_hw2 = np.ascontiguousarray(ycc_HW3[::8, ::8, 1:])
-    scorer = PhotoScorer(artifact.load(str(model)), "cpu", "fp32")
-    evidence_hw, judged_hw = scorer.anomaly_map(gray_HW, chroma_hw2, None)
+    loaded = artifact.load(str(model))
+    assert loaded.calibration is not None
+    evidence_hw, judged_hw = PhotoScorer(loaded, "cpu", "fp32").anomaly_map(gray_HW, chroma_hw2, None)
     line_HW = _line_filter(gray_HW)
     scores = []
     for cell in cells.itertuples():
@@ -230,7 +232,10 @@ def _cell_scores(cells: pd.DataFrame, photo: Path, model: Path) -> pd.DataFrame:
                 "judged": bool(judged_hw[places].all()),
             }
         )
-    return cells.reset_index(drop=True).join(pd.DataFrame(scores))
+    table = cells.reset_index(drop=True).join(pd.DataFrame(scores))
+    # The calibration's images are cells too.
+    p_N = calibration.p_values(table.crackvae.to_numpy(), loaded.calibration.normals.worst_tile_n)
+    return table.assign(flagged=p_N <= 0.05)
 
 
 def _line_filter(gray_HW: np.ndarray) -> np.ndarray:
@@ -262,7 +267,10 @@ def _deck_table(cells: pd.DataFrame) -> str:
     judged = cells.groupby("cracked").judged.mean()
     note = f"Judged: {judged[0]:.1%} of the sound cells, {judged[1]:.1%} of the cracked ones; all are in the table."
     header = ["photograph, score", "cracked", "ROC-AUC", "crackvae is ahead by", "recall at 5% false alarms", "by"]
-    return f"{markdown(header, rows)}\n\n{note}"
+    shares = cells.groupby(["photo", "cracked"]).flagged.mean().unstack()
+    flagged = [[photo, f"{shares.loc[photo, 0]:.1%}", f"{shares.loc[photo, 1]:.1%}"] for photo in shares.index]
+    rates = markdown(["flagged at alpha 5%", "sound cells", "cracked cells"], flagged)
+    return f"{markdown(header, rows)}\n\n{note}\n\n{rates}"
 
 
 def _auc(cells: pd.DataFrame, name: str) -> float:
