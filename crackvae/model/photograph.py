@@ -138,6 +138,8 @@ class PhotoScorer:
         row["map_peak"] = float(evidence_hw.max())
         row["anomalous_fraction"] = np.count_nonzero(evidence_hw > limit) / np.count_nonzero(judged_hw)
         if math.isfinite(limit) and self._rules.regions:
+            size = gray_HW.shape[::-1]
+            contrast_HW *= cv2.resize(judged_hw.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
             found = find_regions(evidence_hw, contrast_HW, gray_HW, limit=limit, most=self._rules.regions)
             row["regions"] = [_region(region, factor, ground) for region in found]
         if self._keep_tiles:

@@ -93,6 +93,17 @@ def test_a_sound_photograph_is_judged_and_the_rows_columns_exist(scorer):
     assert row.keys() <= set(PART.names)
 
 
+def test_a_region_ends_where_what_is_judged_ends(tiny_artifact):
+    scorer = PhotoScorer(native(tiny_artifact, {"tile_size": 64}), "cpu", "fp32")
+    gray_HW, chroma_hw2 = concrete(300, 600), np.full((30, 60, 2), 128, np.uint8)
+    gray_HW[140:146] = 20
+    chroma_hw2[:, 30:] = 190
+    whole, left = (scorer.score(gray_HW, chroma, None) for chroma in (CHROMA_hw2, chroma_hw2))
+    assert left["judged_fraction"] < 0.55 < whole["judged_fraction"]
+    assert max(region["x"] + region["width"] for region in whole["regions"]) == 600
+    assert max(region["x"] + region["width"] for region in left["regions"]) == pytest.approx(300, abs=20)
+
+
 def test_what_is_not_like_the_training_images_is_left_out_of_the_maximum(scorer):
     gray_HW = concrete(300, 600)
     gray_HW[:, 300:] = np.random.default_rng(1).integers(0, 256, (300, 300))  # leaves
