@@ -82,17 +82,17 @@ def bounds(
     Let m_0 be a number of tiles that nine in ten calibration images reach, and only these count. A
     photograph of m tiles is covered by k = ceil(m / m_0) pieces no larger than any of them. If its
     concrete is sound and its pieces are exchangeable with such images, each of them reaches its worst
-    tile's error with a probability of at most the conformal p-value p of that error, and one of them
+    tile's score with a probability of at most the conformal p-value p of that score, and one of them
     with at most k p (Bonferroni).
 
     Args:
-        worst_N: Largest error of a tile of each photograph; NaN where there is none.
+        worst_N: Largest score of a tile of each photograph; NaN where there is none.
         tiles_N: Tiles of each.
-        calibration_n: Largest errors of a tile of the calibration images.
+        calibration_n: Largest scores of a tile of the calibration images.
         calibration_tiles_n: Tiles of these.
 
     Returns:
-        p_N in (0, 1], NaN where the error is NaN; and the smallest that each could have been.
+        p_N in (0, 1], NaN where the score is NaN; and the smallest that each could have been.
     """
     size = np.sort(np.asarray(calibration_tiles_n))[len(calibration_tiles_n) // 10]
     counted_n = np.asarray(calibration_n)[np.asarray(calibration_tiles_n) >= size]
@@ -134,7 +134,7 @@ class Normals:
 
     Attributes:
         score_n: Of each.
-        worst_tile_n: The largest error of a tile of each; where an image is one tile, its score.
+        worst_tile_n: The largest score of a tile of each; where an image is one tile, its score.
         tiles_n: How many tiles each has.
     """
 
@@ -154,7 +154,7 @@ class Normals:
 
         Args:
             score_N: NaN where there is none.
-            worst_tile_N: The largest error of a tile.
+            worst_tile_N: The largest score of a tile.
             tiles_N: How many there are.
             alpha: The rate of false alarms that is accepted.
             value: A threshold that takes the place of alpha's.
