@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: setup  ## the whole job on synthetic images, two to three minutes on 2 cores
+demo: setup  ## the whole job on synthetic images, about two minutes on 2 cores
 	$(BIN)/crackvae demo --out crackvae-demo
 
 test: setup  ## every test but the long ones
