@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Status(StrEnum):
@@ -38,6 +38,10 @@ class Split(StrEnum):
     VAL = "val"
     TEST = "test"
     EXTERNAL = "external"
+
+
+BASELINES = ("darkness", "line_filter")
+"""Scores of simple image processing that a model has to beat: columns of every image."""
 
 
 class EvaluationSet(StrEnum):
@@ -121,7 +125,8 @@ PART = pa.schema(
         pa.field("message", pa.string()),
         pa.field("score", pa.float32()),
         pa.field("reconstruction_error", pa.float32()),
-        pa.field("darkness", pa.float32()),  # the baseline: median - 1st percentile of gray level
+        pa.field("darkness", pa.float32()),  # median - 1st percentile of gray level
+        pa.field("line_filter", pa.float32()),  # `images.tile.line_filter`, gray levels
         *_PHOTOGRAPH,
         _nested("regions", _REGION),
         _nested("tile_errors", _TILE),  # on request
@@ -143,6 +148,7 @@ RESULTS = pa.schema(
         pa.field("p_value", pa.float64()),
         pa.field("prediction", pa.string()),  # Label, null where not scored or not judged
         pa.field("darkness", pa.float32()),
+        pa.field("line_filter", pa.float32()),
         pa.field("p_value_is_bound", pa.bool_()),  # from tiles: too few photographs of its size were calibrated
         *_PHOTOGRAPH,
     ]

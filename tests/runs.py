@@ -28,7 +28,15 @@ def create(location, files=FILES, labelled=True, ids="{}.jpg", facts=None):
     ]
     sets = pa.array(["internal", "external"] * (files // 2) + ["internal"] * (files % 2), pa.string())
     tiles_n = np.ones(len(SCORE_n), np.int32)
-    calibration = pa.table({"score": SCORE_n, "darkness": DARKNESS_n, "worst_tile_score": SCORE_n, "tiles": tiles_n})
+    calibration = pa.table(
+        {
+            "score": SCORE_n,
+            "darkness": DARKNESS_n,
+            "line_filter": DARKNESS_n,
+            "worst_tile_score": SCORE_n,
+            "tiles": tiles_n,
+        }
+    )
     return directory.create(
         str(location), pa.Table.from_pylist(rows, MANIFEST), sets, {**FACTS, **(facts or {})}, calibration
     )
@@ -40,7 +48,7 @@ def part(run, number, failed=0.03):
     rows = []
     for image_id in run.plan.shard(number)["image_id"].to_pylist():
         score = float(rng.random())
-        good = {"status": "ok", "score": score, "reconstruction_error": score, "darkness": 9.0}
+        good = {"status": "ok", "score": score, "reconstruction_error": score, "darkness": 9.0, "line_filter": 9.0}
         bad = {"status": "undecodable", "message": MESSAGE}
         rows.append({"image_id": image_id, **(good if rng.random() >= failed else bad)})
     return pa.Table.from_pylist(rows, PART)

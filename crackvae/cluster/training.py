@@ -36,7 +36,7 @@ from crackvae.model import artifact, photograph
 from crackvae.model.artifact import Artifact, Calibration, Photographs
 from crackvae.model.backend import Backend
 from crackvae.run import directory, shards
-from crackvae.schema import Label, Split, Status
+from crackvae.schema import BASELINES, Label, Split, Status
 from crackvae.statistics import calibration, domain
 from crackvae.statistics.calibration import Normals
 from crackvae.terminal import log, progress
@@ -158,7 +158,8 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     if model.photographs is not None:
         normals = Normals(score_n, scored["worst_tile_score"].to_numpy(), scored["tiles"].to_numpy())
     calibration.threshold(score_n, scoring.alpha)
-    kept = Calibration(scored["image_id"].to_pylist(), scored["darkness"].to_numpy(), normals)
+    baselines = {name: scored[name].to_numpy() for name in BASELINES}
+    kept = Calibration(scored["image_id"].to_pylist(), baselines, normals)
     photographs = model.photographs
     if photographs is not None:
         photographs = replace(

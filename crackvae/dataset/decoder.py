@@ -32,7 +32,7 @@ from crackvae.dataset import decoder_process
 from crackvae.dataset.decoder_process import READY, File, receive, send
 from crackvae.errors import CrackvaeError, ImageError, UnavailableError
 from crackvae.images.decode import Gray
-from crackvae.schema import PART, Status
+from crackvae.schema import BASELINES, PART, Status
 
 _START_SECONDS = 60  # it takes a third of a second
 _GRACE_SECONDS = 5  # to a decoder that is stuck asleep: its own alarm ends it before we do
@@ -40,7 +40,7 @@ _EXIT_SECONDS = 5  # a process in an uninterruptible read heeds not even SIGKILL
 _IDLE_SECONDS = 0.05  # of CPU, while it waits; a read that S3 does not answer takes 0.02
 _ANSWER_BYTES = 2**16  # at most, besides the pixels
 _NONSENSE = "the decoder's answer makes no sense"
-_TOLD = PART.names[PART.names.index("darkness") : PART.names.index("tiles")]  # what a file tells of itself
+_TOLD = PART.names[PART.names.index(BASELINES[0]) : PART.names.index("tiles")]  # what a file tells of itself
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _Process = subprocess.Popen[bytes]
@@ -242,7 +242,7 @@ def _checked(answer: bytearray, image: ImageConfig) -> tuple[Row, list[Gray]]:
 def _typed(row: Row) -> Row:
     """The columns of `schema.PART` in it, as they will be written."""
     row = {name: row[name] for name in _TOLD if row.get(name) is not None}
-    if not {"darkness", "width", "height"} <= row.keys() or any(
+    if not {*BASELINES, "width", "height"} <= row.keys() or any(
         isinstance(v, float) and isnan(v) for v in row.values()
     ):
         raise ValueError(row)

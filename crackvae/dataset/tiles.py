@@ -12,7 +12,7 @@ from crackvae.dataset.sources import Reader
 from crackvae.errors import ImageError
 from crackvae.images import ground
 from crackvae.images.decode import Decoded, Gray, decode
-from crackvae.images.tile import darkness, to_tile
+from crackvae.images.tile import darkness, line_filter, to_tile
 from crackvae.schema import Status
 
 
@@ -58,7 +58,8 @@ def describe(decoded: Decoded) -> dict[str, Any]:
     pitch = ground.sampling_distance(decoded.metadata, width, height)
     if pitch:
         columns |= {"mm_per_pixel": pitch.mm_per_pixel, "mm_per_pixel_error": pitch.relative_error}
-    return {"darkness": darkness(decoded.gray_HW), "width": width, "height": height, **columns}
+    baselines = {"darkness": darkness(decoded.gray_HW), "line_filter": line_filter(decoded.gray_HW)}
+    return {**baselines, "width": width, "height": height, **columns}
 
 
 def pixels(decoded: Decoded, image: ImageConfig) -> list[Gray]:

@@ -1,6 +1,8 @@
-"""From gray levels to what the network sees, and the baseline that any score has to beat."""
+"""From gray levels to what the network sees, and the baselines that any score has to beat."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import cv2
 import numpy as np
@@ -72,7 +74,7 @@ def blending(start_K: list[int], size: int, overlap: int) -> NDArray[np.float32]
 
 
 def darkness(gray_HW: Gray) -> float:
-    """The baseline: by how many gray levels the darkest hundredth lies below the median.
+    """A baseline: by how many gray levels the darkest hundredth lies below the median.
 
     A crack is a few dark pixels. Both quantiles are observed gray levels: the smallest one with at
     least that share of the pixels at or below it ("inverted_cdf", definition 1 of Hyndman & Fan
@@ -86,3 +88,36 @@ def darkness(gray_HW: Gray) -> float:
     at_most_256 = np.cumsum(count_256.astype(np.int64))
     percentile_1, median = np.searchsorted(100 * at_most_256, [gray_HW.size, 50 * gray_HW.size])
     return float(median - percentile_1)
+
+
+def line_filter(gray_HW: Gray) -> float:
+    """The other baseline: how much darker than around it the darkest lines of the image are.
+
+    At half the resolution, where it costs a twentieth and finds as much, means along lines of 11 pixels
+    in 12 directions of G7.5 x - x, with the Gaussian blur G7.5; the largest of each place, of which the
+    mean of the largest hundredth counts.
+
+    Args:
+        gray_HW: At least 4 pixels a side.
+
+    Returns:
+        Gray levels.
+    """
+    half_hw = cv2.resize(gray_HW, (gray_HW.shape[1] // 2, gray_HW.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    x_hw = half_hw.astype(np.float32)
+    darker_hw = cv2.GaussianBlur(x_hw, (0, 0), 7.5) - x_hw
+    answer_hw = np.full_like(darker_hw, -np.inf)
+    for kernel_KK in _lines():
+        np.maximum(answer_hw, cv2.filter2D(darker_hw, -1, kernel_KK), out=answer_hw)
+    top = max(1, answer_hw.size // 100)
+    return float(np.partition(answer_hw, answer_hw.size - top, axis=None)[-top:].mean())
+
+
+@cache
+def _lines(length: int = 11, directions: int = 12) -> list[NDArray[np.float32]]:
+    line_KK = np.zeros((length, length), np.float32)
+    line_KK[length // 2] = 1
+    centre = (length // 2, length // 2)
+    turns = (cv2.getRotationMatrix2D(centre, 180.0 * k / directions, 1) for k in range(directions))
+    kernels = (cv2.warpAffine(line_KK, turn, (length, length)) for turn in turns)
+    return [np.asarray(kernel_KK / kernel_KK.sum(), np.float32) for kernel_KK in kernels]

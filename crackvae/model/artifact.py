@@ -33,7 +33,7 @@ from crackvae.config import Config
 from crackvae.errors import ArtifactError
 from crackvae.images.evidence import Scale
 from crackvae.model.network import ConvVAE
-from crackvae.schema import SCHEMA_VERSION
+from crackvae.schema import BASELINES, SCHEMA_VERSION
 from crackvae.statistics.calibration import Normals
 from crackvae.statistics.domain import Domain
 
@@ -53,12 +53,12 @@ class Calibration:
 
     Attributes:
         image_id: Of each.
-        darkness_N: float32; the baseline's threshold follows from it.
+        baselines: float32, of each of `schema.BASELINES`; its threshold follows from it.
         normals: float32 and int32; p-values and threshold follow from it.
     """
 
     image_id: list[str]
-    darkness_N: NDArray[np.float32]
+    baselines: dict[str, NDArray[np.float32]]
     normals: Normals
 
     def as_table(self) -> pa.Table:
@@ -67,7 +67,7 @@ class Calibration:
             {
                 "image_id": pa.array(self.image_id, pa.string()),
                 "score": pa.array(self.normals.score_n, pa.float32()),
-                "darkness": pa.array(self.darkness_N, pa.float32()),
+                **{name: pa.array(score_N, pa.float32()) for name, score_N in self.baselines.items()},
                 "worst_tile_score": pa.array(self.normals.worst_tile_n, pa.float32()),
                 "tiles": pa.array(self.normals.tiles_n, pa.int32()),
             }
@@ -239,7 +239,8 @@ def _read_calibration(data: bytes) -> Calibration:
     table = pq.read_table(io.BytesIO(data))
     score_n = table["score"].to_numpy()
     normals = Normals(score_n, table["worst_tile_score"].to_numpy(), table["tiles"].to_numpy())
-    return Calibration(table["image_id"].to_pylist(), table["darkness"].to_numpy(), normals)
+    baselines = {name: table[name].to_numpy() for name in BASELINES}
+    return Calibration(table["image_id"].to_pylist(), baselines, normals)
 
 
 def _photographs_bytes(photographs: Photographs) -> bytes:

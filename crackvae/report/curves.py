@@ -21,7 +21,7 @@ from matplotlib.ticker import (
 )
 
 from crackvae.report import tables
-from crackvae.schema import EvaluationSet, Label
+from crackvae.schema import BASELINES, EvaluationSet, Label
 from crackvae.statistics import metrics as statistics
 
 # Okabe & Ito (2008), "Color universal design": distinct for every kind of colour vision.
@@ -78,7 +78,7 @@ def scores(scored: pa.Table, threshold: Mapping[str, Any]) -> Figure:
 
 
 def roc(scored: pa.Table, metrics: Mapping[str, Any]) -> Figure:
-    """ROC of each set that holds both labels, of the score and of the baseline.
+    """ROC of each set that holds both labels, of the score and of the baselines.
 
     Args:
         scored: Rows of the results that have a score.
@@ -91,10 +91,12 @@ def roc(scored: pa.Table, metrics: Mapping[str, Any]) -> Figure:
     for name, style in zip(tables.reported_sets(metrics), ("-", ":"), strict=False):
         rows = labelled if name == EvaluationSet.ALL else labelled[labelled["set"] == name]
         is_crack_N = (rows["label"] == str(Label.CRACK)).to_numpy()
-        for score, card in tables.scorecards(metrics, name).items():
+        shown = zip(
+            tables.scorecards(metrics, name).items(), ("score", *BASELINES), (BLUE, VERMILLION, GREEN), strict=True
+        )
+        for (score, card), column, colour in shown:
             if card["roc_auc"]["value"] is None:
                 continue
-            column, colour = ("darkness", VERMILLION) if score == tables.BASELINE else ("score", BLUE)
             label = f"{name} {score}: AUC {tables.interval(card['roc_auc'])}"
             fpr_V, recall_V, _ = statistics.curve(rows[column].to_numpy(), is_crack_N)
             whole.plot(fpr_V, recall_V, style, color=colour, label=label)

@@ -3,7 +3,7 @@
 ::
 
     scores.png                                        histogram with the threshold
-    roc.png                                           against the darkness baseline; needs labels
+    roc.png                                           against the baselines; needs labels
     training.png                                      of the model
     {true,false}_{positives,negatives}.png            galleries of what is labelled
     findings.png                                      gallery of what is not labelled
@@ -24,6 +24,7 @@ from crackvae.errors import InputError
 from crackvae.model import artifact
 from crackvae.report import tables
 from crackvae.run import directory, finalize, summary
+from crackvae.schema import BASELINES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 LAST = "training.png"  # written last: with it the pictures are complete
 
-_COLUMNS = ["image_id", "uri", "label", "set", "score", "p_value", "prediction", "darkness"]
+_COLUMNS = ["image_id", "uri", "label", "set", "score", "p_value", "prediction", *BASELINES]
 _OF_PHOTOGRAPHS = ["mm_per_pixel", "mm_per_pixel_error", "p_value_is_bound"]
 _STYLE: dict[RcKeyType, Any] = {
     "font.size": 10,

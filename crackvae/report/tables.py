@@ -8,8 +8,6 @@ from typing import Any
 from crackvae.schema import EvaluationSet, Label, Status
 from crackvae.statistics.metrics import METRICS
 
-BASELINE = "darkness"
-
 _NAMES = {
     "roc_auc": "ROC-AUC",
     "average_precision": "average precision",
@@ -19,7 +17,12 @@ _NAMES = {
     "accuracy": "accuracy",
     "fpr_at_95_recall": "false alarms at 95% recall",
     "recall_at_1pct_fpr": "recall at 1% false alarms",
+    "recall_at_5pct_fpr": "recall at 5% false alarms",
+    "precision_at_1_in_10": "precision, 1 in 10 cracked",
+    "precision_at_1_in_100": "precision, 1 in 100 cracked",
+    "precision_at_1_in_1000": "precision, 1 in 1,000 cracked",
 }
+_BASELINES = {"darkness": "darkness line", "line_filter": "line filter"}
 _CELLS = ("tn", "fp", "fn", "tp")
 
 
@@ -46,26 +49,34 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """Every metric with its interval, then the confusion matrices, beside the baseline's.
+    """Every metric of each set with its interval beside the baselines', then the confusion matrices.
 
     Args:
         metrics: What metrics.json holds, of a run with labels.
 
     Returns:
-        Two Markdown tables, an empty line between them.
+        Markdown tables, an empty line between them.
     """
-    cards = {
-        (name, score): card for name in reported_sets(metrics) for score, card in scorecards(metrics, name).items()
-    }
-    by_metric = [[_NAMES[metric], *(interval(card[metric]) for card in cards.values())] for metric in METRICS]
-    by_card = [
-        [f"{name} {score}", f"{sum(card['confusion'].values()):,}",
-         *(f"{card['confusion'][cell]:,}" for cell in _CELLS), f"{card['threshold']:.4g}"]
-        for (name, score), card in cards.items()
-    ]  # fmt: skip
-    columns = ["value [95% interval]", *(f"{name} {score}" for name, score in cards)]
-    confusion = ["threshold's decisions", "images", *map(str.upper, _CELLS), "threshold"]
-    return f"{markdown(columns, by_metric)}\n\n{markdown(confusion, by_card)}"
+    made, by_card = [], []
+    for name in reported_sets(metrics):
+        cards = scorecards(metrics, name)
+        columns = [f"{name} [95% interval]", *cards]
+        for baseline in list(cards)[1:]:
+            columns.insert(columns.index(baseline) + 1, "ahead by")
+        rows = []
+        for metric in METRICS:
+            rows.append([_NAMES[metric]])
+            for card in cards.values():
+                ahead = card.get("model_is_ahead_by")
+                rows[-1] += [interval(card[metric]), *([interval(ahead[metric], "+")] if ahead else [])]
+        made.append(markdown(columns, rows))
+        by_card += [
+            [f"{name} {score}", f"{sum(card['confusion'].values()):,}",
+             *(f"{card['confusion'][cell]:,}" for cell in _CELLS), f"{card['threshold']:.4g}"]
+            for score, card in cards.items()
+        ]  # fmt: skip
+    made.append(markdown(["threshold's decisions", "images", *map(str.upper, _CELLS), "threshold"], by_card))
+    return "\n\n".join(made)
 
 
 def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
@@ -95,7 +106,9 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"{bounds:,} p-values are upper bounds: too few calibration images are as large")
     source = "set by hand, beside" if threshold.get("set_by") == "value" else "from"
     normals = f"{threshold['calibration_normals']:,} calibration normals"
-    lines.append(f"threshold {threshold['value']:.4g}, {source} {normals}")
+    rate = threshold["false_alarm_rate"]
+    promised = f"{rate['expected']:.1%} of images like them are above it ({rate['low']:.1%} to {rate['high']:.1%})"
+    lines.append(f"threshold {threshold['value']:.4g}, {source} {normals}: {promised}")
     return lines
 
 
@@ -111,16 +124,16 @@ def score_name(metrics: Mapping[str, Any]) -> str:
 
 
 def scorecards(metrics: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
-    """The metrics of a set, by score: the model's, then the baseline's."""
+    """The metrics of a set, by the name of the score: the model's, then those of the baselines."""
     card = metrics["sets"][name]
-    return {score_name(metrics): card, BASELINE: card["baselines"][BASELINE]}
+    return {score_name(metrics): card} | {_BASELINES[name]: other for name, other in card["baselines"].items()}
 
 
-def interval(metric: Mapping[str, float | None]) -> str:
-    """A metric with its interval, `-` where it is undefined."""
+def interval(metric: Mapping[str, float | None], sign: str = "") -> str:
+    """A metric with its interval, `-` where it is undefined; with sign `+` a difference."""
     value, low, high = metric["value"], metric["low"], metric["high"]
     if value is None:
         return "-"
     if low is None or high is None:
-        return f"{value:.4f}"
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
+        return f"{value:{sign}.4f}"
+    return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from crackvae import storage
 from crackvae.errors import InputError
 from crackvae.run.directory import CALIBRATION, Run
-from crackvae.schema import Label
+from crackvae.schema import BASELINES, Label
 from crackvae.statistics import calibration
 from crackvae.statistics.calibration import Normals
 
@@ -28,14 +28,14 @@ class Judge:
 
     Attributes:
         normals: What the calibration normals scored.
-        darkness_n: The baseline's scores of the same.
+        baselines: What each of `schema.BASELINES` scored of the same.
         alpha: Share of normals that may be called crack.
         score: The name of the score.
-        value: A threshold that was set by hand; the baseline's still follows from alpha.
+        value: A threshold that was set by hand; those of the baselines still follow from alpha.
     """
 
     normals: Normals
-    darkness_n: NDArray[np.float32]
+    baselines: dict[str, NDArray[np.float32]]
     alpha: float
     score: str
     value: float | None = None
@@ -58,20 +58,22 @@ class Judge:
         """A score above it is a crack."""
         return calibration.threshold(self.normals.score_n, self.alpha) if self.value is None else self.value
 
-    @property
-    def darkness_threshold(self) -> float:
-        """The same rule for the baseline."""
-        return calibration.threshold(self.darkness_n, self.alpha)
+    def baseline_threshold(self, name: str) -> float:
+        """The same rule for a baseline."""
+        return calibration.threshold(self.baselines[name], self.alpha)
 
     def as_dict(self) -> dict[str, Any]:
         """For metrics.json; alpha is the share of the calibration normals above a threshold set by hand."""
-        above = float(np.mean(calibration.is_anomalous(self.normals.score_n, self.threshold)))
+        above_n = calibration.is_anomalous(self.normals.score_n, self.threshold)
+        above = float(np.mean(above_n))
+        rate = calibration.false_alarm_rate(int(np.count_nonzero(above_n)), len(above_n))
         return {
             "value": self.threshold,
             "alpha": self.alpha if self.value is None else above,
             "score": self.score,
             "set_by": "alpha" if self.value is None else "value",
             "calibration_normals": len(self.normals.score_n),
+            "false_alarm_rate": rate._asdict(),
         }
 
 
@@ -88,7 +90,7 @@ def load(run: Run) -> Judge:
     chosen = _read_threshold(run)
     return Judge(
         Normals(*(table[name].to_numpy() for name in ("score", "worst_tile_score", "tiles"))),
-        table["darkness"].to_numpy(),
+        {name: table[name].to_numpy() for name in BASELINES},
         chosen.get("alpha", run.facts["scoring"]["alpha"]),
         run.facts["scoring"]["score"],
         chosen.get("value"),

@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from crackvae import storage
 from crackvae.run.judge import Judge
-from crackvae.schema import EvaluationSet, Label, Status
+from crackvae.schema import BASELINES, EvaluationSet, Label, Status
 from crackvae.statistics import intervals, metrics, quantiles
+from crackvae.statistics.intervals import Resampled
 
 METRICS = "metrics.json"
 
@@ -29,7 +28,7 @@ _KEPT_REASONS = 1000  # that are told apart, in bounded memory
 _EXAMPLES = 3  # image_ids of each
 _VARIABLE = re.compile(r"\d[\d,.]*")  # sizes and offsets would make one reason look like many
 
-_MEASURED = ["score", "darkness", "label", "set", "group", "image_id"]  # what the metrics of a row need
+_MEASURED = ["score", *BASELINES, "label", "set", "group", "image_id"]  # what the metrics of a row need
 
 
 class Summary:
@@ -125,27 +124,26 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
 
 def _set_metrics(rows: pd.DataFrame, judge: Judge) -> dict[str, Any]:
     is_crack_N, group_N = (rows["label"] == str(Label.CRACK)).to_numpy(), pd.factorize(rows["group"])[0]
+    thresholds = {"score": judge.threshold} | {name: judge.baseline_threshold(name) for name in BASELINES}
+    cards: dict[str, dict[str, Any]] = {}
+    for name, threshold in thresholds.items():
+        score_N = rows[name].to_numpy()
+        resampled = intervals.bootstrap(score_N, is_crack_N, group_N, threshold)
+        cards[name] = _as_dict(resampled)
+        cards[name]["confusion"] = asdict(metrics.confusion(score_N, is_crack_N, threshold))
+        cards[name]["threshold"] = threshold
+        if name == "score":
+            of_model = resampled
+        else:
+            cards[name]["model_is_ahead_by"] = _as_dict(of_model - resampled)
+    return {**cards.pop("score"), "baselines": cards}
+
+
+def _as_dict(resampled: Resampled) -> dict[str, Any]:
     return {
-        **_scorecard(rows["score"].to_numpy(), is_crack_N, group_N, judge.threshold),
-        "baselines": {
-            "darkness": _scorecard(rows["darkness"].to_numpy(), is_crack_N, group_N, judge.darkness_threshold)
-        },
-    }
-
-
-def _scorecard(
-    score_N: NDArray[np.float32],
-    is_crack_N: NDArray[np.bool_],
-    group_N: NDArray[np.int64],
-    threshold: float,
-) -> dict[str, Any]:
-    card: dict[str, Any] = {
         name: {key: _number(value) for key, value in asdict(interval).items()}
-        for name, interval in intervals.bootstrap(score_N, is_crack_N, group_N, threshold).items()
+        for name, interval in resampled.intervals().items()
     }
-    card["confusion"] = asdict(metrics.confusion(score_N, is_crack_N, threshold))
-    card["threshold"] = threshold
-    return card
 
 
 def _number(value: float) -> float | None:

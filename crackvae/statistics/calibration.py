@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import beta
 
 from crackvae.errors import InputError
 
@@ -72,6 +73,36 @@ def threshold(calibration_n: Floats, alpha: float) -> float:
             f"1/{n + 1}; give at least {_needed(alpha)} normal images to calibrate with"
         )
     return float(sorted_n[n - m])
+
+
+class FalseAlarmRate(NamedTuple):
+    """The share of sound images above a threshold, if they are exchangeable with the calibration images.
+
+    Attributes:
+        expected: On average over calibrations.
+        low: In 19 of 20 calibrations it lies from here ...
+        high: ... to here.
+    """
+
+    expected: float
+    low: float
+    high: float
+
+
+def false_alarm_rate(above: int, n: int) -> FalseAlarmRate:
+    """What a threshold promises that so many of the n calibration scores exceed.
+
+    `threshold` leaves m - 1 above, m = floor(alpha (n + 1)). The rate of the threshold that came out is a
+    draw from Beta(m, n + 1 - m), of mean m / (n + 1) <= alpha (Vovk 2012, "Conditional validity of
+    inductive conformal predictors", proposition 2a; ties make it smaller).
+
+    Args:
+        above: In 0..n - 1.
+        n: Calibration scores.
+    """
+    m = above + 1
+    low, high = beta(m, n + 1 - m).interval(0.95) if m <= n else (1.0, 1.0)
+    return FalseAlarmRate(m / (n + 1), float(low), float(high))
 
 
 def bounds(

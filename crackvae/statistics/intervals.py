@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from crackvae.errors import InputError
 from crackvae.statistics.calibration import Floats
-from crackvae.statistics.metrics import METRICS, Bools, Ranking, metrics_of_counts
+from crackvae.statistics.metrics import METRICS, Bools, Float64s, Ranking, metrics_of_counts
 
 EXACT_IMAGES = 100_000
 """Of more, groups are drawn a bucket at a time and rates resampled in steps of 1 / _COLUMNS."""
@@ -45,6 +45,40 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """Every one of METRICS, of all images and of each resample.
+
+    Two of the same images, groups, resamples and seed have drawn the same groups: their difference is
+    that of the paired bootstrap.
+
+    Attributes:
+        value_M: Of all images, in the order of METRICS; NaN where undefined.
+        resampled_RM: Of each resample.
+    """
+
+    value_M: Float64s
+    resampled_RM: Float64s
+
+    def __sub__(self, other: Resampled) -> Resampled:
+        return Resampled(self.value_M - other.value_M, self.resampled_RM - other.resampled_RM)
+
+    def intervals(self, level: float = 0.95) -> dict[str, Interval]:
+        """By metric; a resample in which it is undefined is left out.
+
+        Args:
+            level: The share of the resamples that lies inside the interval.
+        """
+        intervals = {}
+        for name, value, resampled_R in zip(METRICS, self.value_M, self.resampled_RM.T, strict=True):
+            defined_D = resampled_R[~np.isnan(resampled_R)]
+            low, high = np.nan, np.nan
+            if defined_D.size and not np.isnan(value):
+                low, high = np.quantile(defined_D, [(1 - level) / 2, (1 + level) / 2])
+            intervals[name] = Interval(float(value), float(low), float(high))
+        return intervals
+
+
 def bootstrap(
     score_N: Floats,
     is_crack_N: Bools,
@@ -53,9 +87,8 @@ def bootstrap(
     *,
     resamples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, Interval]:
-    """Every one of METRICS with its interval, by the stratified cluster bootstrap.
+) -> Resampled:
+    """Every one of METRICS, resampled by the stratified cluster bootstrap.
 
     Args:
         score_N: One real number per image.
@@ -63,11 +96,7 @@ def bootstrap(
         group_N: Integers or strings; equal ones are resampled together. None may be missing.
         threshold: A score above it is a crack. It is held fixed: its own error is not included.
         resamples: How often the groups are drawn.
-        seed: Equal seeds give equal intervals.
-        level: The share of the resamples that lies inside the interval.
-
-    Returns:
-        By metric. A resample in which the metric is undefined is left out of its interval.
+        seed: Equal seeds draw equal groups.
 
     Raises:
         InputError: The lengths differ, or a score is NaN.
@@ -83,14 +112,7 @@ def bootstrap(
         if len(is_crack_N) <= EXACT_IMAGES
         else [_evaluate_coarsely(ranking, is_crack_N, group_N, resamples, seed)]
     )
-    intervals = {}
-    for name, value, resampled_R in zip(METRICS, value_M, np.concatenate(blocks).T, strict=True):
-        defined_D = resampled_R[~np.isnan(resampled_R)]
-        low, high = np.nan, np.nan
-        if defined_D.size and not np.isnan(value):
-            low, high = np.quantile(defined_D, [(1 - level) / 2, (1 + level) / 2])
-        intervals[name] = Interval(float(value), float(low), float(high))
-    return intervals
+    return Resampled(value_M, np.concatenate(blocks))
 
 
 def _evaluate_coarsely(ranking: Ranking, is_crack_N: Bools, group_N: Groups, resamples: int, seed: int) -> Any:

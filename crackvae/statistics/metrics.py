@@ -2,8 +2,12 @@
 
 Crack is the positive class; a higher score is more anomalous. Equal scores share one place in the
 ranking, as in scikit-learn. A metric that is undefined is NaN: without cracks roc_auc,
-average_precision, recall and the two operating points; without normals roc_auc and the operating
-points; precision where nothing is flagged; f1 where there is neither a crack nor a flag.
+average_precision, recall and the operating points; without normals roc_auc and the operating points;
+precision where nothing is flagged; f1 where there is neither a crack nor a flag.
+
+precision depends on how many of the images are cracked, and a set for evaluation holds far more of them
+than a survey: precision_at_1_in_10 and so on are what the same threshold would have where one image in
+so many is cracked.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import numpy.typing as npt
 
 from crackvae.errors import InputError
 from crackvae.statistics.calibration import Floats, is_anomalous
+from crackvae.statistics.discovery import expected_precision
 
 Float64s = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer]
@@ -29,8 +34,15 @@ METRICS = (
     "accuracy",
     "fpr_at_95_recall",
     "recall_at_1pct_fpr",
+    "recall_at_5pct_fpr",
+    "precision_at_1_in_10",
+    "precision_at_1_in_100",
+    "precision_at_1_in_1000",
 )
 """The names in metrics.json, in the order of the columns of `metrics_of_counts`."""
+
+PREVALENCES = (0.1, 0.01, 0.001)
+"""Of the last three."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +141,11 @@ def metrics_of_counts(tp_RV: npt.NDArray[np.int64], fp_RV: npt.NDArray[np.int64]
     tp_R, fp_R = tp_RV[:, at_threshold], fp_RV[:, at_threshold]
     # In whole numbers, so that no rounding decides whether a count just reaches its rate.
     has_95_recall_RV = tp_RV >= -(-95 * crack_R // 100)[:, None]
-    within_1pct_RV = fp_RV <= (normal_R // 100)[:, None]
     # Both counts grow along V: the first True is the fewest alarms, the last the most cracks.
     fp_at_95_R = _take(fp_RV, np.argmax(has_95_recall_RV, axis=1))
-    tp_at_1pct_R = _take(tp_RV, np.count_nonzero(within_1pct_RV, axis=1) - 1)
+    tp_at_R = [
+        _take(tp_RV, np.count_nonzero(fp_RV <= (percent * normal_R // 100)[:, None], axis=1) - 1) for percent in (1, 5)
+    ]
 
     new_tp_RV, new_fp_RV = np.diff(tp_RV), np.diff(fp_RV)
     # Trapezoids: half a win for a tie (Hanley & McNeil 1982). Twice the area is a whole number.
@@ -142,6 +155,8 @@ def metrics_of_counts(tp_RV: npt.NDArray[np.int64], fp_RV: npt.NDArray[np.int64]
     precision_sum_R = np.einsum("rv,rv->r", new_tp_RV, precision_RV)
 
     has_both_R = (crack_R > 0) & (normal_R > 0)
+    crack_of_both_R = np.where(has_both_R, crack_R, 0)
+    recall_R, alarms_R = _ratio(tp_R, crack_of_both_R), _ratio(fp_R, normal_R)
     columns = (
         _ratio(area2_R, 2 * crack_R * normal_R),
         _ratio(precision_sum_R, crack_R),
@@ -150,7 +165,8 @@ def metrics_of_counts(tp_RV: npt.NDArray[np.int64], fp_RV: npt.NDArray[np.int64]
         _ratio(2 * tp_R, crack_R + tp_R + fp_R),
         _ratio(tp_R + normal_R - fp_R, crack_R + normal_R),
         _ratio(fp_at_95_R, np.where(has_both_R, normal_R, 0)),
-        _ratio(tp_at_1pct_R, np.where(has_both_R, crack_R, 0)),
+        *(_ratio(tp_at_rate_R, crack_of_both_R) for tp_at_rate_R in tp_at_R),
+        *(expected_precision(alarms_R, recall_R, prevalence) for prevalence in PREVALENCES),
     )
     return np.stack(columns, axis=1)
 
@@ -160,7 +176,7 @@ def evaluate(score_N: Floats, is_crack_N: Bools, threshold: float) -> dict[str, 
 
     precision, recall, f1 and accuracy are those of ``score > threshold``. fpr_at_95_recall is the
     smallest false alarm rate among the thresholds with recall >= .95; recall_at_1pct_fpr the
-    largest recall among those with a false alarm rate <= .01.
+    largest recall among those with a false alarm rate <= .01, and so on.
 
     Raises:
         InputError: As for `Ranking`.

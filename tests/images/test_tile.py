@@ -1,11 +1,12 @@
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from crackvae.images.tile import blending, cut, darkness, starts, to_tile
+from crackvae.images.tile import blending, cut, darkness, line_filter, starts, to_tile
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=40)))
@@ -20,6 +21,26 @@ def test_darkness_sees_one_percent_of_dark_pixels_and_no_less():
     assert darkness(gray_HW) == 0
     gray_HW[0, 1] = 40
     assert darkness(gray_HW) == 140
+
+
+@pytest.mark.parametrize("angle", [0, 30, 45, 90, 105, 170])
+def test_the_line_filter_sees_a_dark_line_of_any_direction_and_no_spot(angle):
+    line_HW, spots_HW = np.full((128, 128), 180, np.uint8), np.full((128, 128), 180, np.uint8)
+    end = 50 * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+    cv2.line(
+        line_HW, tuple(np.rint(64 - end).astype(int).tolist()), tuple(np.rint(64 + end).astype(int).tolist()), 120, 3
+    )
+    dark = np.count_nonzero(line_HW == 120)
+    spots_HW[8::16, 8::16] = 120  # as dark, and spread
+    spots_HW[9::16, 8::16] = 120
+    assert dark > np.count_nonzero(spots_HW == 120)
+    assert line_filter(line_HW) > 25 > 4 * line_filter(spots_HW)
+    assert line_filter(255 - line_HW) < line_filter(line_HW) / 2  # a bright one is none
+
+
+def test_the_line_filter_of_the_smallest_images_is_a_number():
+    assert line_filter(np.full((4, 4), 7, np.uint8)) == pytest.approx(0, abs=1e-4)
+    assert np.isfinite(line_filter(np.arange(16 * 300, dtype=np.uint8).reshape(16, 300)))
 
 
 def test_a_tile_averages_the_pixels_that_it_replaces():

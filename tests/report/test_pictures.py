@@ -19,6 +19,7 @@ from crackvae.model.scorer import TileScorer
 from crackvae.report import galleries, pictures
 from crackvae.run import directory, finalize, shards, summary
 from crackvae.run.shards import Work
+from crackvae.schema import BASELINES
 from crackvae.statistics.calibration import Normals
 
 NORMALS, CRACKS = 24, 20
@@ -47,7 +48,9 @@ def model(survey, tmp_path_factory):
     with Decoder(CONFIG.image) as decoder:
         tiles, part = decoder.read(pa.table({"uri": uris}))
     scores = TileScorer(untrained, "cpu", "fp32").score(tiles)
-    calibration = Calibration(uris, part["darkness"].to_numpy(), Normals.of_single_tiles(scores))
+    calibration = Calibration(
+        uris, {name: part[name].to_numpy() for name in BASELINES}, Normals.of_single_tiles(scores)
+    )
     artifact.save(Artifact(CONFIG, weights, calibration, history, {}), location)
     return location
 

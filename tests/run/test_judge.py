@@ -31,12 +31,18 @@ def test_a_threshold_by_value_keeps_the_baselines(tmp_path):
     before = json.loads((tmp_path / "run" / "metrics.json").read_text())
     judge.set_threshold(run, quantile=None, value=0.5)
     after = finalize.finalize(run)
+    rate = after["threshold"].pop("false_alarm_rate")
+    assert rate["low"] < rate["expected"] == 0.5 < rate["high"]
     assert after["threshold"] == {
         "score": "mse", "value": 0.5, "alpha": 49 / 99, "set_by": "value", "calibration_normals": 99
     }  # fmt: skip
     assert after["sets"]["all"]["roc_auc"] == before["sets"]["all"]["roc_auc"]
     assert after["sets"]["all"]["recall"]["value"] > before["sets"]["all"]["recall"]["value"]
-    assert after["sets"]["all"]["baselines"] == before["sets"]["all"]["baselines"]
+    of_both = [metrics["sets"]["all"]["baselines"]["darkness"] for metrics in (before, after)]
+    ahead = [baseline.pop("model_is_ahead_by") for baseline in of_both]
+    assert of_both[0] == of_both[1]
+    assert ahead[0]["roc_auc"] == ahead[1]["roc_auc"]
+    assert ahead[0]["recall"]["value"] < ahead[1]["recall"]["value"]
 
 
 def test_the_recipes_quantile_gives_back_the_very_bytes(tmp_path):

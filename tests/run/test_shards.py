@@ -85,7 +85,7 @@ def try_again(run, number, attempt, cured):
     rows = shards.read_part(run, number, range(attempt)).table.to_pylist()
     for row in rows:
         if row["status"] == run.retries[attempt - 1] and cured:
-            row.update(status="ok", message=None, score=0.25, reconstruction_error=0.25, darkness=1.0)
+            row.update(status="ok", message=None, score=0.25, reconstruction_error=0.25, darkness=1.0, line_filter=1.0)
             cured -= 1
     table = pa.Table.from_pylist(rows, PART)
     shards.write_part(run.location, run.identity, Work(number, attempt), table)

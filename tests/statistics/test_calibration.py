@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from crackvae.errors import InputError
 from crackvae.statistics import calibration
-from crackvae.statistics.calibration import is_anomalous, p_values, threshold
+from crackvae.statistics.calibration import false_alarm_rate, is_anomalous, p_values, threshold
 
 # Few distinct values make many ties; .1 and 1/3 differ between float32 and float64.
 TIED = st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 0.5, 1.0, 7.0])
@@ -183,3 +183,38 @@ def test_a_few_small_calibration_photographs_do_not_spoil_the_bound_of_large_one
     worst_n = np.linspace(1, 2, 99)
     _, least_N = calibration.bounds(np.array([3.0]), np.array([4500]), worst_n, tiles_n)
     assert least_N[0] == 3 / 99
+
+
+def test_p_values_of_exchangeable_images_are_valid():
+    """10,000 calibrations, each with a new image: P(p <= alpha) <= alpha (Bates et al. 2023, eq. 3)."""
+    generator = np.random.default_rng(0)
+    draws, n = 10_000, 99
+    score_DN = generator.gamma(2.0, size=(draws, n + 1)) ** 3  # skewed, as scores are
+    p_D = np.array([p_values(score_N[:1], score_N[1:])[0] for score_N in score_DN])
+    for alpha in (0.01, 0.05, 0.1, 0.5):
+        error = np.sqrt(alpha * (1 - alpha) / draws)
+        assert abs(np.mean(p_D <= alpha) - alpha) < 4 * error  # equal to it, for alpha (n + 1) is whole
+    assert np.mean(p_D <= 0.055) < 0.055 + 4 * np.sqrt(0.05 / draws)
+
+
+def test_ties_make_p_values_larger_only():
+    generator = np.random.default_rng(1)
+    score_DN = generator.integers(0, 5, (10_000, 100))
+    p_D = np.array([p_values(score_N[:1], score_N[1:])[0] for score_N in score_DN])
+    for alpha in (0.05, 0.1, 0.3):
+        assert np.mean(p_D <= alpha) <= alpha + 4 * np.sqrt(alpha / len(p_D))
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(19, 0.05), (200, 0.05), (1124, 0.01)])
+def test_the_promised_false_alarm_rate_is_that_of_simulated_calibrations(n, alpha):
+    generator = np.random.default_rng(2)
+    score_Dn = generator.random((10_000, n))  # uniform: the rate of a threshold t is 1 - t
+    rate_D = np.array([1 - threshold(score_n, alpha) for score_n in score_Dn])
+    promised = false_alarm_rate(int(np.sum(score_Dn[0] > threshold(score_Dn[0], alpha))), n)
+    assert promised.expected <= alpha
+    assert rate_D.mean() == pytest.approx(promised.expected, rel=0.05)
+    assert np.mean((rate_D >= promised.low) & (rate_D <= promised.high)) == pytest.approx(0.95, abs=0.01)
+
+
+def test_nothing_is_promised_where_every_calibration_image_is_flagged():
+    assert false_alarm_rate(19, 19) == (1.0, 1.0, 1.0)

@@ -27,7 +27,7 @@ def draws(is_crack_N, group_N, resamples=200, seed=0):
 
 def test_interval_surrounds_the_metric_itself():
     score_N, is_crack_N, group_N = photographs(0)
-    result = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=100)
+    result = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=100).intervals()
     assert tuple(result) == METRICS
     assert {name: interval.value for name, interval in result.items()} == pytest.approx(
         evaluate(score_N, is_crack_N, 0.5)
@@ -39,10 +39,10 @@ def test_interval_surrounds_the_metric_itself():
 
 def test_equal_seeds_give_equal_intervals_however_the_blocks_are_cut(monkeypatch):
     score_N, is_crack_N, group_N = photographs(1)
-    first = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=50)
+    first = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=50).intervals()
     monkeypatch.setattr(intervals, "_BLOCK_WEIGHTS", 7 * group_N.size)
-    assert bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=50) == first
-    assert bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=50, seed=1) != first
+    assert bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=50).intervals() == first
+    assert bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=50, seed=1).intervals() != first
 
 
 def test_blocks_bound_the_memory():
@@ -76,7 +76,7 @@ def test_bootstrap_is_the_quantile_of_resampled_data():
         evaluate(np.repeat(score_N, weight_N), np.repeat(is_crack_N, weight_N), 0.5)["f1"]
         for weight_N in draws(is_crack_N, group_N, resamples=60, seed=3)
     ]
-    f1 = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=60, seed=3, level=0.8)["f1"]
+    f1 = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=60, seed=3).intervals(level=0.8)["f1"]
     assert (f1.low, f1.high) == pytest.approx(tuple(np.quantile(resampled, [0.1, 0.9])))
 
 
@@ -89,7 +89,7 @@ def test_coverage_holds_for_groups_and_fails_without_them():
     for seed in range(simulations):
         score_N, is_crack_N, group_N = photographs(seed, 60, 4, shift, group_sd)
         for column, by in enumerate([group_N, np.arange(group_N.size)]):
-            auc = bootstrap(score_N, is_crack_N, by, 0.5, resamples=150, seed=seed)["roc_auc"]
+            auc = bootstrap(score_N, is_crack_N, by, 0.5, resamples=150, seed=seed).intervals()["roc_auc"]
             covered[column] += auc.low <= true_auc <= auc.high
     clustered, naive = covered / simulations
     assert clustered >= 0.88  # nominal .95; .88 is three standard errors below
@@ -98,16 +98,16 @@ def test_coverage_holds_for_groups_and_fails_without_them():
 
 def test_undefined_metrics_have_no_interval():
     score_N, group_N = np.arange(6.0), np.arange(6)
-    result = bootstrap(score_N, np.zeros(6, bool), group_N, 2.5, resamples=20)
+    result = bootstrap(score_N, np.zeros(6, bool), group_N, 2.5, resamples=20).intervals()
     assert np.isnan(dataclasses.astuple(result["roc_auc"])).all()
     assert result["accuracy"].low < result["accuracy"].value < result["accuracy"].high
-    empty = bootstrap(np.array([]), np.array([], bool), np.array([]), 0.0, resamples=3)
+    empty = bootstrap(np.array([]), np.array([], bool), np.array([]), 0.0, resamples=3).intervals()
     assert np.isnan([dataclasses.astuple(interval) for interval in empty.values()]).all()
 
 
 def test_resamples_without_the_metric_are_left_out():
     """One flagged image of six: a third of the resamples miss it and have no precision."""
-    result = bootstrap(np.arange(6.0), np.arange(6) == 0, np.arange(6), 4.5, resamples=50)
+    result = bootstrap(np.arange(6.0), np.arange(6) == 0, np.arange(6), 4.5, resamples=50).intervals()
     assert result["precision"] == Interval(0.0, 0.0, 0.0)
 
 
@@ -123,11 +123,33 @@ def test_large_sets_have_the_intervals_of_drawing_every_group(monkeypatch, tied)
     group_N = rng.integers(0, 6_000, 20_000)
     score_N = rng.normal(0, 1, 20_000) + 2 * is_crack_N + rng.normal(0, 0.5, 6_000)[group_N]
     score_N = np.round(score_N, 1) if tied else score_N
-    exact = intervals.bootstrap(score_N, is_crack_N, group_N, 1.5)
+    exact = intervals.bootstrap(score_N, is_crack_N, group_N, 1.5).intervals()
     monkeypatch.setattr(intervals, "EXACT_IMAGES", 10_000)
-    coarse = intervals.bootstrap(score_N, is_crack_N, group_N, 1.5)
+    coarse = intervals.bootstrap(score_N, is_crack_N, group_N, 1.5).intervals()
     for name, interval in exact.items():
         assert coarse[name].value == interval.value
         width = interval.high - interval.low
         assert coarse[name].low == pytest.approx(interval.low, abs=0.15 * width)
         assert coarse[name].high == pytest.approx(interval.high, abs=0.15 * width)
+
+
+def test_paired_differences_are_narrower_than_what_they_are_made_of():
+    score_N, is_crack_N, group_N = photographs(5)
+    other_N = score_N + np.random.default_rng(0).normal(scale=0.2, size=score_N.size)
+    first, second = (bootstrap(s_N, is_crack_N, group_N, 0.5, resamples=200) for s_N in (score_N, other_N))
+    paired = (first - second).intervals()
+    for name, one in first.intervals().items():
+        assert paired[name].value == pytest.approx(one.value - second.intervals()[name].value)
+    assert paired["roc_auc"].high - paired["roc_auc"].low < 0.5 * (
+        first.intervals()["roc_auc"].high - first.intervals()["roc_auc"].low
+    )
+    assert set((first - first).intervals().values()) == {Interval(0.0, 0.0, 0.0)}
+
+
+def test_paired_differences_of_many_images_draw_the_same_buckets(monkeypatch):
+    monkeypatch.setattr(intervals, "EXACT_IMAGES", 100)
+    score_N, is_crack_N, group_N = photographs(6)
+    first, second = (
+        bootstrap(s_N, is_crack_N, group_N, s, resamples=50) for s_N, s in ((score_N, 0.5), (2 * score_N, 1))
+    )
+    assert set((first - second).intervals().values()) == {Interval(0.0, 0.0, 0.0)}

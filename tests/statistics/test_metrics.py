@@ -8,6 +8,7 @@ from sklearn.metrics import (
     confusion_matrix,
     precision_recall_curve,
     precision_recall_fscore_support,
+    precision_score,
     roc_auc_score,
     roc_curve,
 )
@@ -40,7 +41,16 @@ def sklearn_metrics(score_N, is_crack_N, threshold, weight_N):
         accuracy_score(is_crack_N, flagged_N, **weights),
         fpr_V[tpr_V >= 0.95].min(),
         tpr_V[fpr_V <= 0.01].max(),
+        tpr_V[fpr_V <= 0.05].max(),
+        *(precision_of_weighted_classes(is_crack_N, flagged_N, weight_N, odds) for odds in (10, 100, 1000)),
     )
+
+
+def precision_of_weighted_classes(is_crack_N, flagged_N, weight_N, odds):
+    """Sound images weigh so much more that one in so many is cracked."""
+    crack, normal = (weight_N[is_crack_N == label].sum() for label in (True, False))
+    balanced_N = np.where(is_crack_N, weight_N / crack, (odds - 1) * weight_N / normal)
+    return precision_score(is_crack_N, flagged_N, sample_weight=balanced_N, zero_division=np.nan)
 
 
 @st.composite
@@ -100,6 +110,10 @@ def test_evaluate_by_hand():
             "accuracy": 0.8,
             "fpr_at_95_recall": 1 / 3,
             "recall_at_1pct_fpr": 0.5,
+            "recall_at_5pct_fpr": 0.5,
+            "precision_at_1_in_10": 0.1 / (0.1 + 0.9 / 3),
+            "precision_at_1_in_100": 0.01 / (0.01 + 0.99 / 3),
+            "precision_at_1_in_1000": 0.001 / (0.001 + 0.999 / 3),
         }
     )
     assert confusion(score_N, is_crack_N, 0.4) == Confusion(tn=2, fp=1, fn=0, tp=2)
@@ -131,11 +145,12 @@ def undefined(score_N, is_crack_N, threshold):
 
 
 def test_undefined_metrics_are_nan_without_a_warning():
-    operating = {"fpr_at_95_recall", "recall_at_1pct_fpr"}
+    at_prevalences = {"precision_at_1_in_10", "precision_at_1_in_100", "precision_at_1_in_1000"}
+    operating = {"fpr_at_95_recall", "recall_at_1pct_fpr", "recall_at_5pct_fpr"} | at_prevalences
     no_cracks = {"roc_auc", "average_precision", "recall"} | operating
     assert undefined([1.0, 2.0], [0, 0], 1.5) == no_cracks
     assert undefined([1.0, 2.0], [1, 1], 1.5) == {"roc_auc"} | operating
-    assert undefined([1.0, 2.0], [0, 1], 2.0) == {"precision"}
+    assert undefined([1.0, 2.0], [0, 1], 2.0) == {"precision"} | at_prevalences
     assert undefined([1.0, 2.0], [0, 0], 2.0) == no_cracks | {"precision", "f1"}
     assert undefined([], [], 0.0) == set(METRICS)
 
