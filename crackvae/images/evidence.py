@@ -1,7 +1,8 @@
 """How much speaks for a crack at each place of a photograph: long, thin, dark lines.
 
 A crack goes on; texture does not. Line filters answer to short pieces of dark lines, the answers are
-compared with those around them, and the best path through each place adds them up along its way.
+compared with those around them, and the best path through each place adds them up along its way. Cracks
+too wide for that are looked for at a quarter of the resolution.
 
 What a place is compared with excuses it only as far as sound concrete has ever needed excusing: each
 local statistic is capped at what the training normals have shown (`Scale`). So a rough deck does not
@@ -10,18 +11,17 @@ look cracked, and a crack that fills the picture does not look like a rough deck
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import cv2
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from crackvae.images.decode import Gray
+from crackvae.images.paths import DIRECTIONS, Map, best_paths
 
-Map = NDArray[np.float32]
 Sigma = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
@@ -32,16 +32,19 @@ _BACKGROUND_PX, _AROUND_PX = 15.0, 20.0  # sigmas
 _HALO_PX = 140  # 4 of both
 _STRIP = 1024  # rows
 _BRIGHTEST = -2.0
+_OF_NETWORK = 0.5  # of the variance a place is compared with; the rest is what is around it
 _ORIENTATIONS = 12
 _ACROSS_PX, _BESIDE_PX, _ALONG_PX = 1.0, 2.5, 5.0  # sigmas of a line filter
 _REACH_PX = 15
-_DIRECTIONS = (0, 3, 6, 9)  # orientations that paths run in: 0, 45, 90 and 135 degrees
 _NEAREST = (-2, -1, 0, 1, 2)  # orientations of the lines that such a path may follow
 _AROUND, _REDUCED = 60.0, 8  # sigma in places; computed at so much lower a resolution, as it is that smooth
 _MOST_AROUND, _MOST_HERE, _MOST_EVIDENCE = 8.0, 20.0, 3.0  # of an answer, before it counts
 _COST = 0.6  # of each step, so that a path through nothing ends
-_MEMORY, _BEND = 0.95, 0.1  # share of a path's sum that goes on; what a bend costs
-_EXCUSED = 0.95  # of what the training normals show; above this level of a local statistic nothing is excused
+_WIDE = 4  # by how much the resolution is reduced for wide lines
+_MOST_WIDE, _WIDE_COST = 1.5, 1.0  # of an answer in units of the strongest that sound concrete shows
+# Of what the training normals show: above this level of a local statistic nothing is excused.
+_EXCUSED_ROUGHNESS, _EXCUSED_ANSWERS = 0.95, 0.99
+_STRONGEST = 0.999  # of the answers to wide lines that they show
 _SAMPLES = 4096  # places of an image that it is learned from
 
 
@@ -54,12 +57,16 @@ class Scale:
         noise: Robust standard deviation of a line filter's answers.
         level: The most that the mean answer around a place counts for.
         spread: The same of its standard deviation.
+        wide_roughness: As roughness, at a quarter of the resolution.
+        wide_answer: The answer of a line filter that one place in a thousand exceeds there.
     """
 
     roughness: float
     noise: float
     level: float
     spread: float
+    wide_roughness: float
+    wide_answer: float
 
 
 def contrast(gray_HW: Gray, sigma_HW: Sigma, roughness: float) -> Map:
@@ -88,36 +95,73 @@ def background(gray_HW: Gray) -> Gray:
     return np.asarray(cv2.GaussianBlur(gray_HW, (0, 0), _BACKGROUND_PX, borderType=cv2.BORDER_REFLECT), np.uint8)
 
 
-def evidence(contrast_HW: Map, scale: Scale, judged_hw: Bools | None = None) -> Map:
+def find_lines(gray_HW: Gray, sigma_HW: Sigma, scale: Scale, judged_hw: Bools | None = None) -> tuple[Map, Map]:
     """The evidence for a dark line through each place.
 
     1. the contrast, as by `contrast`;
     2. the answers R of twelve line filters, the larger of each 2x2 pixels, divided by noise;
     3. of each direction the largest of the five nearest, E, compared with those around it:
        Z = (E - min(G60 E, level)) / min(sd60 E, spread);
-    4. the best path through each place that keeps to the direction: with e = Z - 0.6, the sum that
-       has come here is F(p) = e(p) + max(0, 0.95 F(straight before p), 0.95 F(aslant before p) - 0.1),
-       B(p) the same from the other side, and F + B - e the evidence where e is above 0; the largest of
-       the directions.
+    4. the best path through each place that keeps to the direction (paths.py) with the gain
+       e = min(Z, 3) - 0.6, where e is above 0; the largest of the directions;
+    5. the same of wide lines, at a quarter of the resolution, with e = min(E / wide_answer, 1.5) - 1:
+       only what sound concrete hardly ever shows counts. Both are added.
 
     Args:
-        contrast_HW: Of the photograph.
+        gray_HW: Of the photograph.
+        sigma_HW: As for `contrast`.
         scale: As by `learn`.
         judged_hw: Places that paths may run through; None for all.
 
     Returns:
-        evidence_hw, h = H // STEP, in 0..96. Of sound METU concrete one place in a hundred is above 49,
-        one in a thousand above 61.
+        evidence_hw, h = H // STEP, in 0..116, and contrast_HW. Of sound METU concrete one place in a
+        hundred has evidence above 48, one in a thousand above 59.
     """
-    answer_Dhw = _by_direction(contrast_HW, scale.noise)
-    evidence_hw = np.zeros(answer_Dhw.shape[1:], np.float32)
-    for orientation, answer_hw in zip(_DIRECTIONS, answer_Dhw, strict=True):
-        gain_hw = _gain(answer_hw, scale)
+    contrast_HW = contrast(gray_HW, sigma_HW, scale.roughness)
+    evidence_hw = _wide_lines(gray_HW, sigma_HW, scale, judged_hw)
+    shape = (gray_HW.shape[0] // STEP, gray_HW.shape[1] // STEP)
+    answer_Dhw = _by_direction(_pooled(contrast_HW), shape, scale.noise)
+    evidence_hw += _along_paths(answer_Dhw, partial(_gain, scale=scale), judged_hw)
+    return evidence_hw, contrast_HW
+
+
+def _wide_lines(gray_HW: Gray, sigma_HW: Sigma, scale: Scale, judged_hw: Bools | None) -> Map:
+    """Step 5, brought to the resolution of the evidence."""
+    height, width = (side // STEP for side in gray_HW.shape)
+    quarter_hw = contrast(*_reduced(gray_HW, sigma_HW), scale.wide_roughness)
+    if judged_hw is not None:
+        size = quarter_hw.shape[::-1]
+        judged_hw = cv2.resize(judged_hw.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    answer_Dhw = _by_direction(_filtered(quarter_hw), quarter_hw.shape, scale.wide_answer)
+    wide_hw = _along_paths(answer_Dhw, _wide_gain, judged_hw)
+    return np.asarray(cv2.resize(wide_hw, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _wide_gain(answer_hw: Map) -> Map:
+    return np.asarray(np.minimum(answer_hw, _MOST_WIDE) - _WIDE_COST, np.float32)
+
+
+def _along_paths(answer_Dhw: Map, gain: Callable[[Map], Map], judged_hw: Bools | None) -> Map:
+    """The largest sum of a path in any of the directions, where it gains something."""
+    largest_hw = np.zeros(answer_Dhw.shape[1:], np.float32)
+    for orientation, answer_hw in zip(DIRECTIONS, answer_Dhw, strict=True):
+        gain_hw = gain(answer_hw)
         if judged_hw is not None:
             gain_hw[~judged_hw] = -_COST
-        total_hw = _best_paths(gain_hw, orientation)
-        np.maximum(evidence_hw, total_hw, out=evidence_hw, where=gain_hw > 0)
-    return evidence_hw
+        np.maximum(largest_hw, best_paths(gain_hw, orientation), out=largest_hw, where=gain_hw > 0)
+    return largest_hw
+
+
+def _reduced(gray_HW: Gray, sigma_HW: Sigma) -> tuple[Gray, Map]:
+    """A quarter of the resolution, by pixel area."""
+    height, width = (max(1, side // _WIDE) for side in gray_HW.shape)
+    sigma_hw = np.empty((height, width), np.float32)
+    for top in range(0, height, _STRIP):  # sigma is of half floats, which OpenCV does not resize
+        rows = slice(top, min(top + _STRIP, height))
+        strip_hW = sigma_HW[_WIDE * rows.start : _WIDE * rows.stop].astype(np.float32)
+        size = (width, rows.stop - rows.start)
+        sigma_hw[rows] = cv2.resize(strip_hW, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(gray_HW, (width, height), interpolation=cv2.INTER_AREA), np.uint8), sigma_hw
 
 
 def learn(normals: Sequence[tuple[Gray, Sigma]]) -> Scale:
@@ -127,19 +171,31 @@ def learn(normals: Sequence[tuple[Gray, Sigma]]) -> Scale:
         normals: Gray levels and expected standard deviation, as for `contrast`, of training normals.
 
     Returns:
-        Each cap is the 95th percentile over the places of the normals; noise is their median
-        absolute answer / 0.6745.
+        roughness is the 95th percentile over the places of the normals, level and spread are the 99th;
+        noise is their median absolute answer / 0.6745.
     """
-    roughness = _percentile(deviation for normal in normals for _, _, deviation in _deviations(*normal))
+    roughness = _rough(normals)
     contrasts = [contrast(gray_HW, sigma_HW, roughness) for gray_HW, sigma_HW in normals]
-    sizes = [np.abs(_sample(answer_hw)) for contrast_HW in contrasts for answer_hw in _answers(contrast_HW)]
+    sizes = [np.abs(_sample(answer_hw)) for contrast_HW in contrasts for answer_hw in _pooled(contrast_HW)]
     noise = float(np.median(np.concatenate(sizes))) / 0.6745
-    around = [_around(answer_hw) for contrast_HW in contrasts for answer_hw in _by_direction(contrast_HW, noise)]
-    return Scale(roughness, noise, *(_percentile(maps) for maps in zip(*around, strict=True)))
+    shapes = [(x_HW.shape[0] // STEP, x_HW.shape[1] // STEP) for x_HW in contrasts]
+    maps = (_by_direction(_pooled(x_HW), shape, noise) for x_HW, shape in zip(contrasts, shapes, strict=True))
+    around = [_around(answer_hw) for answer_Dhw in maps for answer_hw in answer_Dhw]
+    level, spread = (_percentile(statistic, _EXCUSED_ANSWERS) for statistic in zip(*around, strict=True))
+    reduced = [_reduced(*normal) for normal in normals]
+    wide_roughness = _rough(reduced)
+    quarters = (contrast(*normal, wide_roughness) for normal in reduced)
+    wide = (_by_direction(_filtered(x_hw), x_hw.shape, 1.0).max(axis=0) for x_hw in quarters)
+    return Scale(roughness, noise, level, spread, wide_roughness, _percentile(wide, _STRONGEST))
 
 
-def _percentile(maps: Iterable[Map]) -> float:
-    return float(np.quantile(np.concatenate([_sample(map_HW) for map_HW in maps]), _EXCUSED))
+def _rough(normals: Iterable[tuple[Gray, Sigma]]) -> float:
+    deviations = (deviation_hW for normal in normals for _, _, deviation_hW in _deviations(*normal))
+    return _percentile(deviations, _EXCUSED_ROUGHNESS)
+
+
+def _percentile(maps: Iterable[Map], share: float) -> float:
+    return float(np.quantile(np.concatenate([_sample(map_HW) for map_HW in maps]), share))
 
 
 def _sample(map_HW: Map) -> Map:
@@ -159,24 +215,30 @@ def _deviations(gray_HW: Gray, sigma_HW: Sigma) -> Iterator[tuple[slice, Map, Ma
         x_hW = gray_HW[above : rows.stop + _HALO_PX].astype(np.float32)
         darker_hW = blur(x_hW, _BACKGROUND_PX) - x_hW
         inside = slice(top - above, rows.stop - above)
-        variance_hW = blur(np.square(darker_hW), _AROUND_PX)[inside] + np.square(sigma_HW[rows], dtype=np.float32)
-        yield rows, darker_hW[inside], np.sqrt(variance_hW / 2)
+        around_hW = blur(np.square(darker_hW), _AROUND_PX)[inside]
+        expected_hW = np.square(sigma_HW[rows], dtype=np.float32)
+        yield rows, darker_hW[inside], np.sqrt(_OF_NETWORK * expected_hW + (1 - _OF_NETWORK) * around_hW)
 
 
-def _by_direction(contrast_HW: Map, noise: float) -> Map:
+def _by_direction(answers: Iterable[Map], shape: tuple[int, ...], unit: float) -> Map:
     """answer_Dhw, the largest in the orientations nearest to each direction, not below 0."""
-    height, width = (side // STEP for side in contrast_HW.shape)
-    answer_Dhw = np.zeros((len(_DIRECTIONS), height, width), np.float32)
-    for orientation, answer_hw in enumerate(_answers(contrast_HW)):
-        for direction, largest_hw in zip(_DIRECTIONS, answer_Dhw, strict=True):
+    answer_Dhw = np.zeros((len(DIRECTIONS), *shape), np.float32)
+    for orientation, answer_hw in enumerate(answers):
+        for direction, largest_hw in zip(DIRECTIONS, answer_Dhw, strict=True):
             if orientation in [(direction + turn) % _ORIENTATIONS for turn in _NEAREST]:
                 np.maximum(largest_hw, answer_hw, out=largest_hw)
-    answer_Dhw /= noise
+    answer_Dhw /= unit
     return answer_Dhw
 
 
-def _answers(contrast_HW: Map) -> Iterator[Map]:
-    """Of each line filter in turn, the largest of each 2x2 pixels."""
+def _filtered(contrast_HW: Map) -> Iterator[Map]:
+    """The answer of each line filter in turn."""
+    for kernel_KK in _line_filters():
+        yield np.asarray(cv2.filter2D(contrast_HW, cv2.CV_32F, kernel_KK, borderType=cv2.BORDER_REFLECT), np.float32)
+
+
+def _pooled(contrast_HW: Map) -> Iterator[Map]:
+    """Of the same, the largest of each 2x2 pixels."""
     height, width = (side // STEP for side in contrast_HW.shape)
     for kernel_KK in _line_filters():
         answer_hw = np.empty((height, width), np.float32)
@@ -232,66 +294,3 @@ def _around(answer_hw: Map) -> tuple[Map, Map]:
     mean_hw = mean(capped_hw)
     variance_hw = mean(np.square(capped_hw, out=capped_hw)) - np.square(mean_hw)
     return mean_hw, np.sqrt(np.maximum(variance_hw, 1e-6))
-
-
-def _best_paths(gain_hw: Map, orientation: int) -> Map:
-    """F + B - e along one of the directions."""
-    if orientation == 0:  # along rows
-        return _down(np.ascontiguousarray(gain_hw.T)).T
-    if orientation == 6:
-        return _down(gain_hw)
-    if orientation == 3:  # down to the right
-        return _down_right(gain_hw)
-    return _down_right(gain_hw[:, ::-1])[:, ::-1]
-
-
-def _down(gain_hw: Map) -> Map:
-    """Paths from row to row; aslant is one column to a side."""
-
-    def come(gain_hw: Map) -> Map:
-        sum_hw = np.empty_like(gain_hw)
-        sum_hw[0] = gain_hw[0]
-        before_w = np.full(gain_hw.shape[1] + 2, -np.inf, np.float32)  # the last row, with a column on both sides
-        for row, gain_w in enumerate(gain_hw[1:], 1):
-            before_w[1:-1] = sum_hw[row - 1]
-            aslant_w = np.maximum(before_w[:-2], before_w[2:])
-            sum_hw[row] = _step(gain_w, before_w[1:-1], aslant_w)
-        return sum_hw
-
-    return come(gain_hw) + come(gain_hw[::-1])[::-1] - gain_hw
-
-
-def _down_right(gain_hw: Map) -> Map:
-    """Paths from (y - 1, x - 1) to (y, x); aslant is from (y - 1, x) or (y, x - 1).
-
-    Sheared, the anti-diagonals x + y become rows, and each follows from the two before it.
-    """
-    height, width = gain_hw.shape
-    sheared_Th = np.full((height + width - 1, height), -np.inf, np.float32)
-    for y, gain_w in enumerate(gain_hw):
-        sheared_Th[y : y + width, y] = gain_w
-
-    def come(gain_Th: Map) -> Map:
-        sum_Th = np.empty_like(gain_Th)
-        before_h, straight_h, aslant_h = (np.full(height, -np.inf, np.float32) for _ in range(3))
-        for t, gain_h in enumerate(gain_Th):
-            sum_Th[t] = _step(gain_h, straight_h, aslant_h)
-            straight_h[1:] = before_h[:-1]
-            before_h = sum_Th[t]
-            aslant_h[:] = before_h
-            np.maximum(aslant_h[1:], before_h[:-1], out=aslant_h[1:])
-        return sum_Th
-
-    total_Th = come(sheared_Th)
-    total_Th += come(sheared_Th[::-1, ::-1])[::-1, ::-1]
-    row, column = total_Th.strides
-    total_hw = as_strided(total_Th, (height, width), (row + column, row))  # y + x counts the rows
-    return total_hw - gain_hw
-
-
-def _step(gain_W: Map, straight_W: Map, aslant_W: Map) -> Map:
-    """What has come to each place of a row, from those before it."""
-    best_W: Map = np.maximum(_MEMORY * straight_W, _MEMORY * aslant_W - _BEND)
-    np.maximum(best_W, 0.0, out=best_W)
-    best_W += gain_W
-    return best_W

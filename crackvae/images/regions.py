@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from crackvae.images import lines
 from crackvae.images.decode import Gray
-from crackvae.images.evidence import STEP, Map, background
+from crackvae.images.evidence import STEP, background
+from crackvae.images.paths import Map
 
 LENGTH_ERROR = 0.1
 """95% of the lengths of synthetic cracks of 1.5 to 16 px in one piece are within this share: docs/photographs.md."""
@@ -65,7 +66,7 @@ def find_regions(evidence_hw: Map, contrast_HW: Map, gray_HW: Gray, *, limit: fl
     (The evidence itself runs on past the end of a crack.) Regions under 100 pixels do not count.
 
     Args:
-        evidence_hw: As by `evidence.evidence`.
+        evidence_hw: As by `evidence.find_lines`.
         contrast_HW: As by `evidence.contrast`.
         gray_HW: Gray levels of the photograph.
         limit: Of the evidence.

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from crackvae.errors import ArtifactError
 from crackvae.images import appearance, evidence
 from crackvae.images.decode import Gray
-from crackvae.images.evidence import STEP, Map, Scale
+from crackvae.images.evidence import STEP, Scale
 from crackvae.images.ground import COARSEST, Ground
+from crackvae.images.paths import Map
 from crackvae.images.regions import LENGTH_ERROR, WIDTH_ERROR, Region, find_regions, in_millimetres
 from crackvae.images.tile import blending, resample, starts
 from crackvae.model.artifact import Artifact, Photographs
@@ -75,15 +76,15 @@ class PhotoScorer:
             return row | {"status": str(Status.CRASHED), "message": message}
 
     def anomaly_map(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> tuple[Map, Bools]:
-        """The evidence of a photograph, see `evidence.evidence`, and where it is judged.
+        """The evidence of a photograph, see `evidence.find_lines`, and where it is judged.
 
         Both are at the resolution of the evidence, at the model's pixel pitch. Arguments as for `score`.
         """
         gray_HW = resample(gray_HW, self._factor(ground))
         judged_N, _ = self._judged(gray_HW, chroma_hw2)
         judged_hw = self._area(judged_N, gray_HW.shape)
-        contrast_HW = evidence.contrast(gray_HW, self.expect(gray_HW)[1], self._photographs.scale.roughness)
-        return evidence.evidence(contrast_HW, self._photographs.scale, judged_hw), judged_hw
+        sigma_HW = self.expect(gray_HW)[1]
+        return evidence.find_lines(gray_HW, sigma_HW, self._photographs.scale, judged_hw)[0], judged_hw
 
     def score(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> Row:
         """Scores a photograph.
@@ -127,9 +128,9 @@ class PhotoScorer:
             )
         expected_HW, sigma_HW = self.expect(gray_HW)
         error_N = tile_errors(gray_HW, expected_HW, self._size, self._overlap)
-        contrast_HW = evidence.contrast(gray_HW, sigma_HW, self._photographs.scale.roughness)
-        del expected_HW, sigma_HW  # of 100 megapixels, 300 MB
-        evidence_hw = evidence.evidence(contrast_HW, self._photographs.scale, judged_hw)
+        del expected_HW  # of 100 megapixels, 100 MB
+        evidence_hw, contrast_HW = evidence.find_lines(gray_HW, sigma_HW, self._photographs.scale, judged_hw)
+        del sigma_HW
         score_N = tile_scores(evidence_hw, gray_HW.shape, self._size, self._overlap)
         row["worst_tile_score"] = float(score_N[judged_N].max())
         row["reconstruction_error"] = float(error_N[judged_N].mean())
@@ -210,15 +211,15 @@ def learn(model: Artifact, domain: Domain, normals: Sequence[Gray]) -> Photograp
         domain: What the training tiles look like.
         normals: Gray levels of training images, at least a tile a side, at the model's pixel pitch.
     """
-    unlearnt = Photographs(domain, Scale(1, 1, 1, 1), size_exponent=0.0)
+    unlearnt = Photographs(domain, Scale(1, 1, 1, 1, 1, 1), size_exponent=0.0)
     scorer = PhotoScorer(replace(model, photographs=unlearnt), "cpu", "fp32")
     expected = [(gray_HW, scorer.expect(gray_HW)[1]) for gray_HW in normals]
     scale = evidence.learn(expected)
     size, overlap = model.config.image.tile_size, model.config.image.overlap_pixels
     scores = []
     for gray_HW, sigma_HW in expected:
-        contrast_HW = evidence.contrast(gray_HW, sigma_HW, scale.roughness)
-        scores.append(tile_scores(evidence.evidence(contrast_HW, scale), gray_HW.shape, size, overlap))
+        evidence_hw, _ = evidence.find_lines(gray_HW, sigma_HW, scale)
+        scores.append(tile_scores(evidence_hw, gray_HW.shape, size, overlap))
     return Photographs(domain, scale, size_exponent(np.concatenate(scores)))
 
 

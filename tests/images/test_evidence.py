@@ -24,8 +24,7 @@ def scale():
 
 
 def evidence_of(gray_HW, scale, judged_hw=None, sigma=10.0):
-    contrast_HW = evidence.contrast(gray_HW, sigma_of(gray_HW, sigma), scale.roughness)
-    return evidence.evidence(contrast_HW, scale, judged_hw)
+    return evidence.find_lines(gray_HW, sigma_of(gray_HW, sigma), scale, judged_hw)[0]
 
 
 def line(gray_HW, start, end, depth=30, width=3):
@@ -64,7 +63,7 @@ def test_a_bright_line_has_less_evidence_than_a_dark_one(scale):
 
 
 def test_nothing_beyond_what_sound_concrete_has_shown_is_excused():
-    scale = Scale(roughness=5, noise=1, level=1, spread=1)
+    scale = Scale(roughness=5, noise=1, level=1, spread=1, wide_roughness=5, wide_answer=20)
     gray_HW = line(rough(4), (20, 100), (180, 100))
     very_hw, just_hw = (evidence_of(gray_HW, scale, sigma=level) for level in (50, 8))
     np.testing.assert_array_equal(very_hw, just_hw)
@@ -80,26 +79,14 @@ def test_what_is_not_judged_has_no_evidence_and_lends_none(scale):
     assert evidence_hw[50, 70:].max() < lent_hw[50, 70:].max()
 
 
-def test_paths_are_the_best_of_all(scale):
-    """Against the recursion written out place by place."""
-    gain_hw = np.random.default_rng(0).normal(0, 1, (17, 23)).astype(np.float32)
-    straight = {0: (0, 1), 3: (1, 1), 6: (1, 0), 9: (1, -1)}
-    aslant = {0: [(-1, 1), (1, 1)], 3: [(1, 0), (0, 1)], 6: [(1, -1), (1, 1)], 9: [(1, 0), (0, -1)]}
-    for orientation, (dy, dx) in straight.items():
-        total_hw = -gain_hw
-        for sign in (1, -1):
-            come = {}
-
-            def before(y, x, step, sign=sign, come=come):
-                return come.get((y - sign * step[0], x - sign * step[1]), -np.inf)
-
-            places = list(np.ndindex(gain_hw.shape))
-            places.sort(key=lambda p, sign=sign, d=(dy, dx): sign * (p[0] * d[0] * 100 + p[1] * d[1] + p[0] * d[0]))
-            for y, x in places:
-                best = max(0.95 * before(y, x, step) - 0.1 for step in aslant[orientation])
-                come[y, x] = gain_hw[y, x] + max(0, 0.95 * before(y, x, (dy, dx)), best)
-            total_hw = total_hw + np.array([come[p] for p in np.ndindex(gain_hw.shape)]).reshape(gain_hw.shape)
-        np.testing.assert_allclose(evidence._best_paths(gain_hw, orientation), total_hw, atol=1e-4)
+@pytest.mark.parametrize("width", [16, 30])
+def test_a_wide_line_is_found_by_its_whole_width_and_a_wide_spot_is_not(scale, width):
+    sound, wide = rough(5, side=400), line(rough(5, side=400), (0, 150), (399, 260), depth=60, width=width)
+    spot = line(rough(5, side=400), (200, 200), (204, 201), depth=60, width=width)
+    most = [evidence._wide_lines(gray_HW, sigma_of(gray_HW), scale, None).max() for gray_HW in (sound, spot, wide)]
+    assert most[0] < 2
+    assert most[2] > max(10, 1.5 * most[1])
+    assert evidence_of(wide, scale).max() > evidence_of(sound, scale).max() + 10
 
 
 def test_the_strips_of_a_photograph_leave_no_trace(scale, monkeypatch):

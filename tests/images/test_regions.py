@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from crackvae.images import lines, synthetic
-from crackvae.images.evidence import STEP, contrast, evidence, learn
+from crackvae.images.evidence import STEP, find_lines, learn
 from crackvae.images.regions import LENGTH_ERROR, WIDTH_ERROR, find_regions, in_millimetres
 
 SIDE = 400
@@ -86,8 +86,7 @@ def measure(cracks):
                     rng = np.random.default_rng([round(10 * width), len(kind), len(surface), index])
                     depth = rng.uniform(20, 120)
                     gray_HW, sigma_HW, length = scene(rng, kind, surface, width, depth)
-                    contrast_HW = contrast(gray_HW, sigma_HW, scales[surface].roughness)
-                    evidence_hw = evidence(contrast_HW, scales[surface])
+                    evidence_hw, contrast_HW = find_lines(gray_HW, sigma_HW, scales[surface])
                     found = find_regions(evidence_hw, contrast_HW, gray_HW, limit=LIMIT, most=9)
                     lines = sorted((r.length, r.mean_width) for r in found if r.is_line) or [(np.nan, np.nan)]
                     pieces = sum(line[0] > 0.1 * length for line in lines)
