@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-faults test-heavy lint format bench photographs clean
+.PHONY: help setup demo test test-faults test-heavy lint format bench accuracy photographs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,9 @@ format: setup  ## rewrite the code in ruff's format
 
 bench: setup  ## speed of decoding and of the network on this machine
 	$(BIN)/python benchmarks/speed.py $(IMAGES)
+
+accuracy: setup  ## what the models are worth, from real data: two hours; writes WORK/accuracy.md
+	$(BIN)/python benchmarks/accuracy.py $(DATA) $(WORK)
 
 photographs: setup  ## what photographs show, from real data: an hour; writes WORK/page.md
 	$(BIN)/python benchmarks/photographs.py $(DATA) $(WORK)

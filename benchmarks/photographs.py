@@ -17,46 +17,33 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
+import decks
 import exifread
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from comparison import crackvae
 from PIL import Image
 from scipy.stats import binom
-from sklearn.metrics import roc_auc_score
 
 from crackvae.dataset import manifest
-from crackvae.images.tile import darkness
 from crackvae.report.tables import markdown
 from crackvae.run import finalize
 
-PHOTOS = ("7001", "7002", "7003", "7004")
 ALPHAS = (0.05, 0.1)
 
 _METU = "[training]\nepochs = 5\n"
-_DECKS = "[training]\nepochs = 10\n"  # of fewer tiles
 _TRAINED = 3000  # METU normals
 _PITCH, _SIDE = 200, 227  # a METU image is blended with the next over 27 pixels
 _SMALL, _LARGE = (6, 4), (12, 8)  # images a mosaic, across and down
 _CALIBRATION = 150  # small mosaics
-_BLOCK = 3  # cells a side, of the spatial bootstrap
 _DRAWS = 2000
-
-
-def crackvae(*arguments: object) -> None:
-    """Runs a command as a user would."""
-    done = subprocess.run(
-        [sys.executable, "-m", "crackvae", *map(str, arguments)], stdout=subprocess.DEVNULL, check=False
-    )
-    if done.returncode:
-        sys.exit(f"crackvae {' '.join(map(str, arguments))} ended with exit code {done.returncode}")
 
 
 # Mosaics: photographs of sound concrete whose number is not limited by what was photographed.
@@ -168,148 +155,14 @@ def _redrawn(tested: pd.DataFrame, work: Path) -> str:
     )
 
 
-# Decks: each photograph scored by a model of the other three.
-
-
-def decks(data: Path, work: Path) -> str:
-    """Cells of bridge decks, from the tiles of whole photographs."""
-    labels = pd.read_csv(data / "sdnet2018-decks" / "tiles.csv")
-    (work / "decks.toml").write_text(_DECKS)
-    frames = []
-    for photo in PHOTOS:
-        others = work / f"without-{photo}"
-        _write_cells(data, labels[~labels.photo.str.startswith(photo)], others)
-        planned, model, run = (work / f"{photo}-{name}" for name in ("split.parquet", "model", "run"))
-        if not planned.exists():
-            crackvae("index", others, "--out", work / f"{photo}.parquet")
-            none = ("--external-normal", 0, "--external-crack", 0)
-            crackvae("split", work / f"{photo}.parquet", "--out", planned, *none)
-        crackvae("train", planned, "--out", model, "--config", work / "decks.toml")
-        crackvae("score", model, data / "sdnet2018-decks" / f"{photo}.jpg", "--out", run)  # its picture is looked at
-        cells = labels[labels.photo.str.startswith(photo)].copy()
-        frames.append(_cell_scores(cells, data / "sdnet2018-decks" / f"{photo}.jpg", model))
-    return _deck_table(pd.concat(frames, ignore_index=True))
-
-
-def _write_cells(data: Path, cells: pd.DataFrame, folder: Path) -> None:
-    if folder.exists():
-        return
-    for photo, rows in cells.groupby("photo"):
-        with Image.open(data / "sdnet2018-decks" / str(photo)) as image:
-            image.load()
-        for cell in rows.itertuples():
-            path = folder / ("crack" if cell.cracked else "normal") / f"{photo}-{cell.row:02d}-{cell.col:02d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.crop((cell.x, cell.y, cell.x + cell.width, cell.y + cell.height)).save(path)
-
-
-def _cell_scores(cells: pd.DataFrame, photo: Path, model: Path) -> pd.DataFrame:
-    """The worst tile of each cell, from the evidence of the whole photograph, beside two baselines."""
-    from crackvae.images.evidence import STEP
-    from crackvae.model import artifact
-    from crackvae.model.photograph import PhotoScorer, tile_scores
-    from crackvae.statistics import calibration
-
-    with Image.open(photo) as image:
-        ycc_HW3 = np.asarray(image.convert("YCbCr"))
-    gray_HW = np.ascontiguousarray(ycc_HW3[..., 0])
-    chroma_hw2 = np.ascontiguousarray(ycc_HW3[::8, ::8, 1:])
-    loaded = artifact.load(str(model))
-    assert loaded.calibration is not None
-    evidence_hw, judged_hw = PhotoScorer(loaded, "cpu", "fp32").anomaly_map(gray_HW, chroma_hw2, None)
-    line_HW = _line_filter(gray_HW)
-    scores = []
-    for cell in cells.itertuples():
-        rows, columns = slice(cell.y, cell.y + cell.height), slice(cell.x, cell.x + cell.width)
-        places = tuple(slice(side.start // STEP, side.stop // STEP) for side in (rows, columns))
-        response_P = np.sort(line_HW[rows, columns], axis=None)
-        score_N = tile_scores(evidence_hw[places], (cell.height, cell.width), size=128, overlap=32)
-        scores.append(
-            {
-                "crackvae": float(score_N.max()),
-                "darkness line": darkness(np.ascontiguousarray(gray_HW[rows, columns])),
-                "raw line filter": float(response_P[-response_P.size // 100 :].mean()),
-                "judged": bool(judged_hw[places].all()),
-            }
-        )
-    table = cells.reset_index(drop=True).join(pd.DataFrame(scores))
-    # The calibration's images are cells too.
-    p_N = calibration.p_values(table.crackvae.to_numpy(), loaded.calibration.normals.worst_tile_n)
-    return table.assign(flagged=p_N <= 0.05)
-
-
-def _line_filter(gray_HW: np.ndarray) -> np.ndarray:
-    """Oriented 21-pixel means of blur minus photograph: the largest over 12 directions."""
-    x_HW = gray_HW.astype(np.float32)
-    darker_HW = cv2.GaussianBlur(x_HW, (0, 0), 15) - x_HW
-    responses = []
-    for angle in np.arange(12) * 15:
-        kernel = np.zeros((21, 21), np.float32)
-        kernel[10] = 1
-        turn = cv2.getRotationMatrix2D((10, 10), float(angle), 1)
-        kernel = cv2.warpAffine(kernel, turn, (21, 21))
-        responses.append(cv2.filter2D(darker_HW, -1, kernel / kernel.sum()))
-    return np.asarray(np.maximum.reduce(responses))
-
-
-def _deck_table(cells: pd.DataFrame) -> str:
-    names = ("crackvae", "darkness line", "raw line filter")
-    cells["block"] = cells.photo + (cells.row // _BLOCK).astype(str) + "-" + (cells.col // _BLOCK).astype(str)
-    rows = []
-    for photo, group in [*cells.groupby("photo"), ("pooled", cells)]:
-        for name in names:
-            row = [f"{photo}, {name}", f"{int(group.cracked.sum())} of {len(group)}"]
-            for metric in (_auc, _recall_at_5):
-                row.append(_interval(group, partial(metric, name=name)))
-                ahead = partial(_ahead, metric=metric, name=name)
-                row.append("" if name == "crackvae" else _interval(group, ahead))
-            rows.append(row)
-    judged = cells.groupby("cracked").judged.mean()
-    note = f"Judged: {judged[0]:.1%} of the sound cells, {judged[1]:.1%} of the cracked ones; all are in the table."
-    header = ["photograph, score", "cracked", "ROC-AUC", "crackvae is ahead by", "recall at 5% false alarms", "by"]
-    shares = cells.groupby(["photo", "cracked"]).flagged.mean().unstack()
-    flagged = [[photo, f"{shares.loc[photo, 0]:.1%}", f"{shares.loc[photo, 1]:.1%}"] for photo in shares.index]
-    rates = markdown(["flagged at alpha 5%", "sound cells", "cracked cells"], flagged)
-    return f"{markdown(header, rows)}\n\n{note}\n\n{rates}"
-
-
-def _auc(cells: pd.DataFrame, name: str) -> float:
-    return float(roc_auc_score(cells.cracked, cells[name]))
-
-
-def _recall_at_5(cells: pd.DataFrame, name: str) -> float:
-    is_crack_N = cells.cracked.to_numpy(bool)
-    score_N = cells[name].to_numpy(np.float64)
-    return float(np.mean(score_N[is_crack_N] > np.quantile(score_N[~is_crack_N], 0.95, method="higher")))
-
-
-def _ahead(cells: pd.DataFrame, metric: Callable[[pd.DataFrame, str], float], name: str) -> float:
-    return metric(cells, "crackvae") - metric(cells, name)
-
-
-def _interval(cells: pd.DataFrame, metric: Callable[[pd.DataFrame], float]) -> str:
-    """With the interval of a bootstrap of blocks of 3x3 cells, within each photograph."""
-    members = [
-        [np.flatnonzero(cells.block == block) for block in blocks] for blocks in cells.groupby("photo").block.unique()
-    ]
-    generator, values = np.random.default_rng(0), []
-    for _ in range(500):
-        drawn = [blocks[i] for blocks in members for i in generator.integers(len(blocks), size=len(blocks))]
-        taken = cells.iloc[np.concatenate(drawn)]
-        if taken.cracked.nunique() == 2:
-            values.append(metric(taken))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return f"{metric(cells):.3f} [{low:.3f}, {high:.3f}]"
-
-
 def seams(data: Path, work: Path) -> str:
     """How much the evidence of a crop differs from that of the photograph, where tiles lie otherwise."""
     from crackvae.model import artifact
     from crackvae.model.photograph import PhotoScorer
 
     rows = []
-    for photo in PHOTOS:
-        model = artifact.load(str(work / f"{photo}-model"))
+    for photo in decks.PHOTOS:
+        model = artifact.load(str(decks.train(data, work, photo)))
         assert model.photographs is not None
         scorer = PhotoScorer(model, "cpu", "fp32")
         gray_HW = np.asarray(Image.open(data / "sdnet2018-decks" / f"{photo}.jpg").convert("L"))[:1600, :1600]
@@ -369,7 +222,7 @@ def speed(data: Path, work: Path) -> str:
     rows = []
     for photo in (deck, large):
         done = subprocess.run(
-            [sys.executable, __file__, "--one", str(work / "7001-model"), str(photo)],
+            [sys.executable, __file__, "--one", str(decks.train(data, work, "7001")), str(photo)],
             stdout=subprocess.PIPE,
             check=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -407,7 +260,6 @@ def one(model: str, photo: str) -> None:
 
 _SECTIONS = (
     ("False alarms on mosaics of METU normals", mosaics),
-    ("Bridge decks, each scored by a model of the other three", decks),
     ("Seams", seams),
     ("Drone photographs of a park and a shore", drone),
     ("Length and width of synthetic cracks", sizes),
