@@ -187,12 +187,21 @@ def _add_model_commands(command: _Command) -> None:
     sub.add_argument("--from", dest="start_from", metavar="MODEL", help="begin with its weights")
     _add_device(sub)
 
-    sub = command(
-        "evaluate", "score the test and external splits and add up metrics", "model split.parquet --out evaluation"
-    )
-    sub.add_argument("model", help="from `crackvae train`, or `pretrained`: the one that comes with crackvae")
-    sub.add_argument("manifest", help="from `crackvae split`")
-    _add_out(sub, "the run directory")
+    example = "model split.parquet --out evaluation\n  crackvae evaluate runs/bridge-17 --labels found-on-site.csv"
+    sub = command("evaluate", "score labelled splits, or take a scored run and labels, and add up metrics", example)
+    sub.add_argument("model", help="from `crackvae train`, or `pretrained`; with --labels, a run of `crackvae score`")
+    sub.add_argument("manifest", nargs="?", help="from `crackvae split`; not with --labels")
+    sub.add_argument("--out", metavar="PATH", help="the run directory; not with --labels")
+    labels = "table (.csv, .parquet) of image_id and label, for a run that is scored already; scores nothing"
+    sub.add_argument("--labels", metavar="FILE", help=labels)
+    _add_label_column(sub)
+    _add_device(sub)
+
+    about = "calibrate a model on sound images of your own, which it was not trained on"
+    sub = command("calibrate", about, "pretrained /data/sound --out model")
+    sub.add_argument("model", help="from `crackvae train`, or `pretrained`")
+    _add_sources(sub)
+    _add_out(sub, "directory of the new model")
     _add_device(sub)
 
 
@@ -242,6 +251,10 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     for label in ("normal", "crack"):
         names = f"folder or label that means {label} (default: the usual names)"
         parser.add_argument(f"--{label}", action="append", default=[], metavar="NAME", help=names)
+    _add_label_column(parser)
+
+
+def _add_label_column(parser: argparse.ArgumentParser) -> None:
     column = "a table's column of labels (default: %(default)s)"
     parser.add_argument("--label-column", default="label", metavar="NAME", help=column)
 

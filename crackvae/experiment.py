@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from crackvae import config as configuration
 from crackvae import storage
 from crackvae.config import Config, TrainingConfig
+from crackvae.dataset import labels as labelling
 from crackvae.dataset import manifest, splitting
 from crackvae.dataset.leakage import Leakage
-from crackvae.errors import ExitCode, InputError, RefusedError
+from crackvae.errors import ExitCode, InputError, RefusedError, UsageError
 from crackvae.images import synthetic
 from crackvae.report import tables
 from crackvae.run import check as checking
-from crackvae.run import directory, finalize, judge, lock
+from crackvae.run import directory, finalize, judge, labels, lock
 from crackvae.run.directory import differences
 from crackvae.schema import Label, Split
 from crackvae.terminal import log
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # Ray and torch take 3 s to import: `index` and `split` do without.
 
+_AGAIN = "pictures and structures: `crackvae score` or `evaluate` with the arguments of before makes them again"
 FACTS = "reproduce.json"
 LEAKAGE_SUFFIX = ".leakage.json"
 
@@ -103,6 +105,31 @@ def train(manifest: str, out: str, *, config: str | None, **options: Any) -> Exi
     return ExitCode.DONE
 
 
+def calibrate(model: str, sources: Sequence[str], out: str, **options: Any) -> ExitCode:
+    """Calibrates a model on other sound images, prints what its threshold promises.
+
+    Args:
+        model: The model artifact.
+        sources: Sound images that it was not trained on.
+        out: Directory of the new model.
+        options: normal, crack, label_column and device, as for `calibrate.recalibrate`.
+    """
+    from crackvae.cluster.calibrate import recalibrate
+    from crackvae.statistics.calibration import false_alarm_rate, threshold
+
+    made = recalibrate(model, sources, out, **options)
+    assert made.calibration is not None
+    score_n, alpha = made.calibration.normals.score_n, made.config.scoring.alpha
+    limit = threshold(score_n, alpha)
+    rate = false_alarm_rate(int((score_n > limit).sum()), len(score_n))
+    print(
+        f"threshold {limit:.4g}, from {len(score_n):,} calibration normals: {rate.expected:.1%} of images like them "
+        f"are above it ({rate.low:.1%} to {rate.high:.1%})"
+    )
+    print(f"model: {out}")
+    return ExitCode.DONE
+
+
 def score(model: str, sources: Sequence[str], out: str, *, structures: str | None = None, **options: Any) -> ExitCode:
     """Scores a survey, draws it, prints counts and where the results are.
 
@@ -134,11 +161,52 @@ def _write_positions(run: str) -> None:
         log.info("%s photographs have a position: %s", f"{count:,}", geojson)
 
 
-def evaluate(model: str, manifest: str, out: str, *, device: str = "auto") -> ExitCode:
-    """Evaluates a model, draws it, prints metrics and where the results are."""
+def evaluate(
+    model: str,
+    manifest: str | None,
+    out: str | None,
+    *,
+    labels: str | None = None,
+    label_column: str = "label",
+    device: str = "auto",
+) -> ExitCode:
+    """Evaluates a model, draws it, prints metrics and where the results are; or a scored run by labels.
+
+    Args:
+        model: The model artifact; with labels, the run.
+        manifest: With splits; not with labels.
+        out: The run directory; not with labels.
+        labels: A table of labels that came after scoring.
+        label_column: Its column of labels.
+        device: `cpu`, `cuda` or `auto`.
+
+    Raises:
+        UsageError: The arguments are neither those of a model nor those of a run.
+        InputError: Something cannot be used.
+        RefusedError: Another process works on the run.
+    """
+    if labels is not None and (manifest or out):
+        raise UsageError("give MODEL MANIFEST --out RUN to score and evaluate, or RUN --labels FILE to evaluate a run")
+    if labels is not None:
+        return _evaluate_run(model, labels, label_column)
+    if manifest is None or out is None:
+        raise UsageError("give MODEL MANIFEST and --out RUN, or RUN and --labels FILE")
     from crackvae.cluster import scoring
 
     return _show(scoring.evaluate(model, manifest, out, device=device), model)
+
+
+def _evaluate_run(run: str, location: str, column: str) -> ExitCode:
+    by_image = labelling.by_image(manifest.read_table(location, {"image_id", column}), location, column)
+    scored = directory.open_run(run)
+    with lock.holding(run):
+        labels.keep(scored, by_image, location)
+        metrics = finalize.finalize(scored)
+    _write_positions(run)
+    _print_metrics(metrics)
+    print(f"{len(by_image):,} labels from {location}; {_AGAIN}")
+    print(f"results: {run}")
+    return ExitCode.DONE
 
 
 def _show(outcome: Outcome, model: str) -> ExitCode:
@@ -188,7 +256,7 @@ def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitC
         metrics = finalize.finalize(scored)
     _write_positions(run)
     _print_metrics(metrics)
-    print("pictures and structures: `crackvae score` or `evaluate` with the arguments of before makes them again")
+    print(_AGAIN)
     print(f"results: {run}")
     return ExitCode.DONE
 

@@ -44,6 +44,10 @@ BASELINES = ("darkness", "line_filter")
 """Scores of simple image processing that a model has to beat: columns of every image."""
 
 
+LOOKS = ("brightness", "contrast", "sharpness", "texture", "latent")
+"""What a survey's images are compared by with those of the calibration: columns of every scored image."""
+
+
 class EvaluationSet(StrEnum):
     """What the metrics of an evaluation are reported for."""
 
@@ -89,6 +93,14 @@ _PHOTOGRAPH = [
     pa.field("anomalous_fraction", pa.float32()),  # of the judged area, over the model's map limit
 ]
 
+_LOOKS = [
+    pa.field("brightness", pa.float32()),  # `images.appearance.looks`
+    pa.field("contrast", pa.float32()),
+    pa.field("sharpness", pa.float32()),
+    pa.field("texture", pa.float32()),
+    pa.field("latent", pa.float32()),  # root mean square of the latent mean over its dimensions
+]
+
 _REGION = [
     pa.field("x", pa.int32()),  # box in pixels of the upright photograph
     pa.field("y", pa.int32()),
@@ -128,6 +140,7 @@ PART = pa.schema(
         pa.field("darkness", pa.float32()),  # median - 1st percentile of gray level
         pa.field("line_filter", pa.float32()),  # `images.tile.line_filter`, gray levels
         *_PHOTOGRAPH,
+        *_LOOKS,
         _nested("regions", _REGION),
         _nested("tile_errors", _TILE),  # on request
     ]
@@ -151,6 +164,7 @@ RESULTS = pa.schema(
         pa.field("line_filter", pa.float32()),
         pa.field("p_value_is_bound", pa.bool_()),  # from tiles: too few photographs of its size were calibrated
         *_PHOTOGRAPH,
+        *_LOOKS,
     ]
 )
 """One row per input file, in results/ and results.csv."""

@@ -5,11 +5,12 @@ import pyarrow as pa
 
 from crackvae.run import directory, finalize, shards
 from crackvae.run.shards import Work
-from crackvae.schema import MANIFEST, PART
+from crackvae.schema import BASELINES, LOOKS, MANIFEST, PART
 
 FILES = 700  # three shards
 SCORE_n = np.linspace(0, 1, 99, dtype=np.float32)
 DARKNESS_n = np.arange(99, dtype=np.float32)
+LOOKS_n = np.random.default_rng(1).normal(size=99).astype(np.float32)
 FACTS = {"model": "m", "scoring": {"score": "mse", "alpha": 0.05, "max_failed_fraction": 0.05}}
 MESSAGE = 'no, "quoted"\nnewline'
 
@@ -28,15 +29,8 @@ def create(location, files=FILES, labelled=True, ids="{}.jpg", facts=None):
     ]
     sets = pa.array(["internal", "external"] * (files // 2) + ["internal"] * (files % 2), pa.string())
     tiles_n = np.ones(len(SCORE_n), np.int32)
-    calibration = pa.table(
-        {
-            "score": SCORE_n,
-            "darkness": DARKNESS_n,
-            "line_filter": DARKNESS_n,
-            "worst_tile_score": SCORE_n,
-            "tiles": tiles_n,
-        }
-    )
+    others = dict.fromkeys(BASELINES, DARKNESS_n) | dict.fromkeys(LOOKS, LOOKS_n)
+    calibration = pa.table({"score": SCORE_n, "worst_tile_score": SCORE_n, "tiles": tiles_n, **others})
     return directory.create(
         str(location), pa.Table.from_pylist(rows, MANIFEST), sets, {**FACTS, **(facts or {})}, calibration
     )
@@ -49,6 +43,7 @@ def part(run, number, failed=0.03):
     for image_id in run.plan.shard(number)["image_id"].to_pylist():
         score = float(rng.random())
         good = {"status": "ok", "score": score, "reconstruction_error": score, "darkness": 9.0, "line_filter": 9.0}
+        good |= {name: float(rng.normal()) for name in LOOKS}
         bad = {"status": "undecodable", "message": MESSAGE}
         rows.append({"image_id": image_id, **(good if rng.random() >= failed else bad)})
     return pa.Table.from_pylist(rows, PART)

@@ -147,7 +147,7 @@ def _validate(network: ConvVAE, tiles: Any, device: torch.device, precision: str
             continue
         x_B1HW = normalise(batch["tile"])
         with backend.autocast(device.type, precision):
-            x_hat_B1HW, _ = network.reconstruct(x_B1HW)
+            x_hat_B1HW, _, _ = network.reconstruct(x_B1HW)
         error_B = (x_hat_B1HW.float() - x_B1HW).square().mean(dim=(1, 2, 3))
         sums += torch.tensor([float(error_B.double().sum()), len(error_B)])
     network.train()

@@ -26,16 +26,18 @@ from ray.util.annotations import RayDeprecationWarning
 from crackvae.cluster import session
 from crackvae.dataset.decoder import Decoder
 from crackvae.errors import CrackvaeError, InputError, RefusedError
+from crackvae.images.appearance import looks_of_tile
 from crackvae.model import artifact, backend
 from crackvae.model.backend import Backend
 from crackvae.run import directory, finalize, shards
 from crackvae.run.directory import Run
 from crackvae.run.shards import Work
-from crackvae.schema import PART, Status
+from crackvae.schema import LOOKS, PART, Status
 from crackvae.terminal import Advance, log, progress
 
 Batch = dict[str, Any]
 
+_TILE_LOOKS = pa.schema([PART.field(name) for name in LOOKS if name != "latent"])
 _DEATHS = 3  # of workers, without a single new shard
 _LOST = (
     ray.exceptions.RayActorError,
@@ -178,9 +180,11 @@ class _Score:
         tiles_NSS = np.frombuffer(batch["tiles"][0], np.uint8).reshape(-1, self._size, self._size)
         # What an earlier attempt scored keeps its score; what failed has none.
         new_N = pc.and_(pc.equal(part["status"], str(Status.OK)), pc.is_null(part["score"]))
-        error_N = pa.array(self._scorer.score(tiles_NSS))
-        for name in ("score", "reconstruction_error"):
-            column = pc.if_else(new_N, error_N, part[name])
+        error_N, latent_N = (pa.array(value_N) for value_N in self._scorer.measure(tiles_NSS))
+        measured = {"score": error_N, "reconstruction_error": error_N, "latent": latent_N}
+        looks = pa.Table.from_pylist([looks_of_tile(tile_SS) for tile_SS in tiles_NSS]).cast(_TILE_LOOKS)
+        for name, value_N in (measured | dict(zip(_TILE_LOOKS.names, looks.columns, strict=True))).items():
+            column = pc.if_else(new_N, value_N, part[name])
             part = part.set_column(part.schema.get_field_index(name), name, column)
         return _commit(self._run, self._identity, _work(batch), part)
 

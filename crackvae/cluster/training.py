@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,27 +21,22 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
 import crackvae
-from crackvae import config as configuration
 from crackvae import storage
-from crackvae.cluster import loop, session, survey
+from crackvae.cluster import claim, loop, session, survey
+from crackvae.cluster.calibrate import calibrate, one_per_group
 from crackvae.cluster.decoding import at_pitch, decode_batch
 from crackvae.config import Config
 from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
-from crackvae.errors import CrackvaeError, InputError, RefusedError, TooManyFailedError, UsageError
+from crackvae.errors import CrackvaeError, InputError, TooManyFailedError, UsageError
 from crackvae.images.decode import Gray
-from crackvae.model import artifact, photograph
-from crackvae.model.artifact import Artifact, Calibration, Photographs
+from crackvae.model import artifact, card, photograph
+from crackvae.model.artifact import Artifact, Photographs
 from crackvae.model.backend import Backend
-from crackvae.run import directory, shards
-from crackvae.schema import BASELINES, Label, Split, Status
+from crackvae.schema import Label, Split
 from crackvae.statistics import calibration, domain
-from crackvae.statistics.calibration import Normals
 from crackvae.terminal import log, progress
 
-WORK = ".training"  # below the model's directory; gone when the model is complete
-FACTS = "training.json"
-UNCALIBRATED = "uncalibrated"
 _BLOCK_ROWS = 512  # files per block: 8 MB of 128x128, where each is one tile
 _BLOCK_BYTES = 2**24  # of them: two photographs
 _SIZED = 64  # training images whose size decides on the tiling
@@ -78,7 +71,8 @@ def train(
         TooManyFailedError: Too many training images cannot be read.
     """
     table = manifest.read(manifest_location)
-    train_rows, val_rows = _normals(table, Split.TRAIN), _normals(table, Split.VAL)
+    train_rows, all_val_rows = _normals(table, Split.TRAIN), _normals(table, Split.VAL)
+    val_rows = one_per_group(all_val_rows)
     if train_rows.num_rows == 0:
         raise InputError(f"{manifest_location}: no normal has split 'train'; run `crackvae split`")
     # Fails now, not after training, where alpha asks for more calibration normals.
@@ -89,16 +83,16 @@ def train(
         raise InputError(f"{start_from}: has another network or tile; give the same [network] and [image] by --config")
     facts = {
         "config": config.model_dump(mode="json"),
-        "data": _fingerprint(train_rows, val_rows),
+        "data": claim.fingerprint(train_rows, val_rows),
         "start_from": base.fingerprint if base else None,
     }
     if artifact.is_artifact(out):
-        return _finished(out, facts)
+        return claim.finished(out, facts)
     if config.training.batch_size % (workers or 1):
         raise UsageError(f"--workers {workers}: does not divide training.batch_size {config.training.batch_size}")
     if session.is_local() and (workers or 1) > session.cores():
         raise UsageError(f"--workers {workers}: this machine has {session.cores()} cores; ask for no more")
-    _claim(out, facts)
+    claim.claim(out, facts)
     with session.session():
         computed_on = survey.resolve_backend(device, config.training.precision)
         workers = workers or (session.gpus() if computed_on.device == "cuda" else 1)
@@ -109,6 +103,7 @@ def train(
             **facts,
             "train_normals": train_rows.num_rows,
             "failed_images": failed + val_failed,
+            "calibration_twins_left_out": all_val_rows.num_rows - val_rows.num_rows,
             "workers": workers,
             "trained_on": computed_on.as_dict(),
             "machine": f"{platform.machine()}, {session.cores()} cores",
@@ -118,95 +113,15 @@ def train(
         model = Artifact(config, trained.weights, None, trained.history, provenance)
         if config.image.tiling == "native":
             model = replace(model, photographs=_learn_photographs(model, tiles, train_rows))
-        model = calibrate(model, val_rows, storage.join(out, WORK), device)
+        model = calibrate(model, val_rows, storage.join(out, claim.WORK), device)
     artifact.save(model, out)
-    storage.remove(storage.join(out, WORK))
+    storage.write_bytes(storage.join(out, card.NAME), card.write(model).encode())
+    storage.remove(storage.join(out, claim.WORK))
     return artifact.load(out)
-
-
-def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Artifact:
-    """Scores held-out normals and keeps their scores in the artifact. Needs a session.
-
-    Args:
-        model: A trained model.
-        normals: Manifest rows of normals that it was not trained on.
-        work: A directory for the scoring run; it may hold a part of it already.
-        device: `cpu`, `cuda` or `auto`.
-
-    Raises:
-        InputError: Too few of them can be scored for the asked alpha.
-    """
-    computed_on = survey.resolve_backend(device, model.config.scoring.precision)
-    scoring = model.config.scoring.model_copy(update={"precision": computed_on.precision})
-    config = model.config.model_copy(update={"scoring": scoring})
-    uncalibrated = storage.join(work, UNCALIBRATED)
-    artifact.save(replace(model, config=config, history=[], provenance={}), uncalibrated)
-    facts = {
-        "model": artifact.load(uncalibrated).fingerprint,
-        "backend": computed_on.as_dict(),
-    }
-    location = storage.join(work, "calibration")
-    run = directory.open_run(location) if directory.exists(location) else None
-    if run is None or any(run.facts.get(name) != value for name, value in facts.items()):
-        storage.remove(location)  # of another machine: minutes of work, not worth an error
-        run = directory.create(location, normals, pa.nulls(normals.num_rows, pa.string()), facts)
-    survey.score(run, shards.missing(run)[0], uncalibrated, computed_on)
-    parts = pa.concat_tables([part.table for part in shards.read_parts(run, range(run.plan.shards))])
-    scored = parts.filter(pc.equal(parts["status"], str(Status.OK)))
-    score_n = scored["score"].to_numpy()
-    normals = Normals.of_single_tiles(score_n)
-    if model.photographs is not None:
-        normals = Normals(score_n, scored["worst_tile_score"].to_numpy(), scored["tiles"].to_numpy())
-    calibration.threshold(score_n, scoring.alpha)
-    baselines = {name: scored[name].to_numpy() for name in BASELINES}
-    kept = Calibration(scored["image_id"].to_pylist(), baselines, normals)
-    photographs = model.photographs
-    if photographs is not None:
-        photographs = replace(
-            photographs, map_limit=calibration.threshold(scored["map_peak"].to_numpy(), scoring.alpha)
-        )
-    provenance = {**model.provenance, "calibrated_on": computed_on.as_dict()}
-    return replace(model, config=config, calibration=kept, provenance=provenance, photographs=photographs)
 
 
 def _normals(table: pa.Table, split: Split) -> pa.Table:
     return manifest.rows(table, split=split, label=Label.NORMAL)
-
-
-def _fingerprint(*tables: pa.Table) -> str:
-    """SHA-256 of what the images of each table contain; names and places do not matter."""
-    digest = sha256()
-    for table in tables:
-        digest.update("".join(sorted(map(str, table["content_hash"].to_pylist()))).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
-def _finished(out: str, facts: Mapping[str, Any]) -> Artifact:
-    model = artifact.load(out)
-    _refuse_other(out, model.provenance, facts)
-    log.info("%s is already trained", out)
-    storage.remove(storage.join(out, WORK))
-    return model
-
-
-def _claim(out: str, facts: Mapping[str, Any]) -> None:
-    path = storage.join(out, WORK, FACTS)
-    if storage.exists(path):
-        _refuse_other(out, json.loads(storage.read_bytes(path)), facts)
-        log.info("going on with the training in %s", out)
-        return
-    if next(storage.list_files(out), None) is not None:
-        raise RefusedError(f"{out}: holds something that is no model; give an empty directory")
-    storage.write_bytes(path, json.dumps(facts, indent=1).encode())
-
-
-def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    was = {name: was.get(name) for name in facts}
-    was["config"] = configuration.complete(was["config"] or {}, out)
-    differs = directory.differences(was, facts)
-    if differs:
-        raise RefusedError(f"{out}: is of another training: {'; '.join(differs)}; give a new --out")
 
 
 def _decide_tiling(config: Config, rows: pa.Table) -> Config:
@@ -260,14 +175,14 @@ def _fit(
         raise UsageError(f"--workers {workers}: this machine has {session.gpus()} GPUs; ask for no more")
     queue = Queue(actor_options={"num_cpus": 0})
     if base is not None:
-        artifact.save(base, storage.join(out, WORK, "start"))
-    _discard_torn_record(storage.join(out, WORK, "ray"))
+        artifact.save(base, storage.join(out, claim.WORK, "start"))
+    _discard_torn_record(storage.join(out, claim.WORK, "ray"))
     trainer = TorchTrainer(
         loop.train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "precision": computed_on.precision,
-            "start_from": storage.join(out, WORK, "start") if base else None,
+            "start_from": storage.join(out, claim.WORK, "start") if base else None,
             "queue": queue,
         },
         scaling_config=ray.train.ScalingConfig(
@@ -275,7 +190,7 @@ def _fit(
         ),
         run_config=ray.train.RunConfig(
             name="ray",
-            storage_path=storage.absolute(storage.join(out, WORK)),
+            storage_path=storage.absolute(storage.join(out, claim.WORK)),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(max_failures=2),
         ),

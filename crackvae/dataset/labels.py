@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
+import pandas as pd
+import pyarrow as pa
+
 from crackvae.errors import InputError, UsageError
 from crackvae.schema import Label
 
@@ -93,6 +96,29 @@ def from_column(values: Iterable[object], origin: str, names: Mapping[str, Label
             raise InputError(f"{origin}: label {value!r} is unknown; use {_listed(names)}")
         labels.append(label)
     return labels
+
+
+def by_image(table: pa.Table, origin: str, column: str) -> pd.Series:
+    """Labels of a table with the columns image_id and `column`, by image_id; rows without a label are left out.
+
+    Raises:
+        InputError: A column is missing, a value means no label, an image has two labels, or none has any.
+    """
+    for name in ("image_id", column):
+        if table.schema.names.count(name) != 1:
+            found = ", ".join(map(repr, table.schema.names))
+            raise InputError(f"{origin}: needs one column {name!r}; found {found}")
+    values = from_column(table[column].to_pylist(), origin, VOCABULARY)
+    frame = pd.DataFrame({"image_id": table["image_id"].to_pylist(), "label": [v and str(v) for v in values]})
+    if frame.loc[frame["label"].notna(), "image_id"].isna().any():
+        raise InputError(f"{origin}: a row with a label has no image_id; fill or remove it")
+    frame = frame.dropna().drop_duplicates()
+    twice = frame["image_id"][frame["image_id"].duplicated()]
+    if len(twice):
+        raise InputError(f"{origin}: {twice.iloc[0]!r} is named twice with different labels; name it once")
+    if frame.empty:
+        raise InputError(f"{origin}: holds no label in column {column!r}; use {_listed(VOCABULARY)}")
+    return frame.set_index("image_id")["label"]
 
 
 def _plain(name: str) -> str:

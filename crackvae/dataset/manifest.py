@@ -179,10 +179,7 @@ def _listed(skipped: Mapping[str, int], most: int | None = None) -> str:
 
 
 def _from_table(location: str, label_column: str, names: Mapping[str, Label]) -> pa.Table:
-    if storage.name(location).lower().endswith(".csv"):
-        table = read_csv(location, {label_column, *(field.name for field in MANIFEST if field.type == pa.string())})
-    else:
-        table = _read_parquet(location)
+    table = read_table(location, {label_column, *(field.name for field in MANIFEST if field.type == pa.string())})
     for column in {"uri", label_column} - {"label"}:
         if column not in table.schema.names:
             found = ", ".join(map(repr, table.schema.names))
@@ -264,6 +261,19 @@ def _unique(table: pa.Table, summary: Summary) -> pa.Table:
         position = table.schema.get_field_index("image_id")
         table = table.set_column(position, MANIFEST.field("image_id"), pa.array(ids, pa.string()))
     return table
+
+
+def read_table(location: str, text: Iterable[str]) -> pa.Table:
+    """Reads a table, by its name CSV or Parquet.
+
+    Args:
+        location: Of the file.
+        text: As for `read_csv`.
+
+    Raises:
+        InputError: It is missing, or damaged.
+    """
+    return read_csv(location, text) if storage.name(location).lower().endswith(".csv") else _read_parquet(location)
 
 
 def read_csv(location: str, text: Iterable[str]) -> pa.Table:

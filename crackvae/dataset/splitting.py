@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -58,27 +59,58 @@ def split(table: pa.Table, *, external_normal: float = 0.25, external_crack: flo
     Raises:
         InputError: There are no normals, too few of something, or no readable image.
     """
+    grouped = group(table)
+    names = grouped.table["group"].to_pylist()
+    labels = [
+        label if status == Status.OK else None
+        for label, status in zip(table["label"].to_pylist(), grouped.statuses, strict=True)
+    ]
+    planned = splits.plan(labels, names, external_normal=external_normal, external_crack=external_crack, seed=seed)
+    return Plan(
+        _with(grouped.table, "split", planned),
+        leakage.check(grouped.vector_ND, grouped.table["content_hash"].to_pylist(), planned, seed=seed),
+        len(set(names)),
+        {
+            name: status
+            for name, status in zip(table["image_id"].to_pylist(), grouped.statuses, strict=True)
+            if status != Status.OK
+        },
+    )
+
+
+class Grouped(NamedTuple):
+    """A manifest whose twins share a group.
+
+    Attributes:
+        table: The manifest with group and content_hash filled in.
+        vector_ND: Thumbnail of each image, as by `twins.thumbnail_vector`; zeros where one failed.
+        statuses: Of each image.
+    """
+
+    table: pa.Table
+    vector_ND: NDArray[np.float32]
+    statuses: list[Status]
+
+
+def group(table: pa.Table) -> Grouped:
+    """Reads every image of a manifest once and groups twins, joined with the groups that it brings along.
+
+    Raises:
+        InputError: No image can be read.
+    """
     vector_ND, content_hash, statuses = _read(table["uri"].to_pylist())
-    ok_N = np.array([status == Status.OK for status in statuses], bool)
-    if not ok_N.any():
-        reason = Counter(statuses).most_common(1)[0][0]
+    if Status.OK not in statuses:
+        reason = Counter(statuses).most_common(1)[0][0] if statuses else "there is none"
         raise InputError(f"none of {len(table)} images can be read ({reason}); check the manifest")
     given_N2 = np.stack([np.arange(len(table)), twins.first_rows(table["group"].to_pylist())], axis=1)
     group_N = twins.joined(twins.twin_groups(vector_ND, content_hash), [given_N2])
     image_id = table["image_id"].to_pylist()
-    names = [image_id[row] for row in group_N]
-    labels = [label if ok else None for label, ok in zip(table["label"].to_pylist(), ok_N, strict=True)]
-    planned = splits.plan(labels, names, external_normal=external_normal, external_crack=external_crack, seed=seed)
-    columns = {"group": names, "split": planned, "content_hash": content_hash}
-    for name, values in columns.items():
-        index = MANIFEST.get_field_index(name)
-        table = table.set_column(index, MANIFEST.field(name), pa.array(values, pa.string()))
-    return Plan(
-        table,
-        leakage.check(vector_ND, content_hash, planned, seed=seed),
-        len(set(names)),
-        {name: status for name, status in zip(image_id, statuses, strict=True) if status != Status.OK},
-    )
+    table = _with(table, "group", [image_id[row] for row in group_N])
+    return Grouped(_with(table, "content_hash", content_hash), vector_ND, statuses)
+
+
+def _with(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
+    return table.set_column(MANIFEST.get_field_index(name), MANIFEST.field(name), pa.array(values, pa.string()))
 
 
 def _read(

@@ -14,6 +14,8 @@ CELL = 16
 
 FEATURES = ("brightness", "fine texture", "coarse texture", "blue", "red")
 
+_GRAY = np.full((1, 1, 2), 128, np.uint8)  # the chroma of what has no color
+
 _FINE, _COARSE = 2.0, 8.0  # sigmas in pixels
 _HALO = 32  # 4 of the larger sigma
 _STRIP = 1024  # rows at a time: 100 megapixels as float32 would take 400 MB, three times
@@ -66,3 +68,24 @@ def of_tiles(feature_hwF: NDArray[np.float32], shape: tuple[int, int], size: int
     down, across = ([start // CELL for start in starts(length, size, overlap)] for length in shape)
     views = (feature_hwF[y : y + span, x : x + span].reshape(-1, feature_hwF.shape[2]) for y in down for x in across)
     return np.stack([np.median(view_CF, axis=0) for view_CF in views])
+
+
+def looks(gray_HW: Gray, feature_NF: NDArray[np.float32]) -> dict[str, float]:
+    """What an image looks like, in four of `schema.LOOKS`.
+
+    Args:
+        gray_HW: The image.
+        feature_NF: Of its tiles that are judged, as by `of_tiles`.
+
+    Returns:
+        contrast is the standard deviation of the gray levels of the image; brightness, sharpness and
+        texture are the means of the tiles' brightness, fine texture and coarse texture.
+    """
+    brightness, sharpness, texture = (float(mean) for mean in feature_NF[:, :3].mean(axis=0))
+    contrast = float(cv2.meanStdDev(gray_HW)[1][0, 0])
+    return {"brightness": brightness, "contrast": contrast, "sharpness": sharpness, "texture": texture}
+
+
+def looks_of_tile(tile_SS: Gray) -> dict[str, float]:
+    """The same of an image that is one tile."""
+    return looks(tile_SS, of_tiles(cells(tile_SS, _GRAY), tile_SS.shape, len(tile_SS), 0))

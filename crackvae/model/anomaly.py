@@ -13,6 +13,7 @@ from crackvae import storage
 from crackvae.dataset.sources import Reader
 from crackvae.dataset.tiles import describe, pixels, read_image
 from crackvae.errors import ArtifactError, ImageError
+from crackvae.images.appearance import looks_of_tile
 from crackvae.images.decode import Decoded, of_array
 from crackvae.images.exif import Metadata
 from crackvae.model import artifact, backend
@@ -98,9 +99,9 @@ class AnomalyScorer:
         """Scores the tiles that wait, into their rows."""
         if not waiting or not isinstance(self._scorer, TileScorer):
             return
-        error_N = self._scorer.score(np.stack([tile_SS for _, tile_SS in waiting]))
-        for (row, _), error in zip(waiting, error_N.tolist(), strict=True):
-            row["score"] = row["reconstruction_error"] = error
+        measured = self._scorer.measure(np.stack([tile_SS for _, tile_SS in waiting]))
+        for (row, tile_SS), error, latent in zip(waiting, *(value_N.tolist() for value_N in measured), strict=True):
+            row.update(score=error, reconstruction_error=error, latent=latent, **looks_of_tile(tile_SS))
         waiting.clear()
 
     def _read(self, image: Image, reader: Reader) -> tuple[Row, list[NDArray[np.uint8]]]:

@@ -7,6 +7,7 @@
     calibration.parquet   what the calibration normals scored; absent before calibration
     photographs.json      how photographs of many tiles are judged; absent where an image is one tile
     history.json          one record per epoch
+    README.md             the model card (card.py), for people: not checked, so that they may add to it
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from crackvae.config import Config
 from crackvae.errors import ArtifactError
 from crackvae.images.evidence import Scale
 from crackvae.model.network import ConvVAE
-from crackvae.schema import BASELINES, SCHEMA_VERSION
+from crackvae.schema import BASELINES, LOOKS, SCHEMA_VERSION
 from crackvae.statistics.calibration import Normals
 from crackvae.statistics.domain import Domain
 
@@ -54,11 +55,13 @@ class Calibration:
     Attributes:
         image_id: Of each.
         baselines: float32, of each of `schema.BASELINES`; its threshold follows from it.
+        looks: float32, of each of `schema.LOOKS`; a survey is compared with them.
         normals: float32 and int32; p-values and threshold follow from it.
     """
 
     image_id: list[str]
     baselines: dict[str, NDArray[np.float32]]
+    looks: dict[str, NDArray[np.float32]]
     normals: Normals
 
     def as_table(self) -> pa.Table:
@@ -67,7 +70,7 @@ class Calibration:
             {
                 "image_id": pa.array(self.image_id, pa.string()),
                 "score": pa.array(self.normals.score_n, pa.float32()),
-                **{name: pa.array(score_N, pa.float32()) for name, score_N in self.baselines.items()},
+                **{name: pa.array(score_N, pa.float32()) for name, score_N in (self.baselines | self.looks).items()},
                 "worst_tile_score": pa.array(self.normals.worst_tile_n, pa.float32()),
                 "tiles": pa.array(self.normals.tiles_n, pa.int32()),
             }
@@ -239,8 +242,8 @@ def _read_calibration(data: bytes) -> Calibration:
     table = pq.read_table(io.BytesIO(data))
     score_n = table["score"].to_numpy()
     normals = Normals(score_n, table["worst_tile_score"].to_numpy(), table["tiles"].to_numpy())
-    baselines = {name: table[name].to_numpy() for name in BASELINES}
-    return Calibration(table["image_id"].to_pylist(), baselines, normals)
+    baselines, looks = ({name: table[name].to_numpy() for name in names} for names in (BASELINES, LOOKS))
+    return Calibration(table["image_id"].to_pylist(), baselines, looks, normals)
 
 
 def _photographs_bytes(photographs: Photographs) -> bytes:

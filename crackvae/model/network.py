@@ -85,10 +85,10 @@ class ConvVAE(nn.Module):
             return torch.tanh(y_BCHW), None
         return torch.tanh(y_BCHW[:, :1]), y_BCHW[:, 1:].float().clamp(_LEAST_LOGVAR, _MOST_LOGVAR)
 
-    def reconstruct(self, x_B1HW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`decode` of the mean, without sampling: what scoring uses."""
-        h_BF = self.encoder(x_B1HW)
-        return self.decode(self.to_mu(h_BF))
+    def reconstruct(self, x_B1HW: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`decode` of the mean, without sampling, which is what scoring uses; and the mean mu_BZ itself."""
+        mu_BZ = self.to_mu(self.encoder(x_B1HW))
+        return *self.decode(mu_BZ), mu_BZ
 
     def forward(self, x_B1HW: Tensor) -> Output:
         """The reconstruction from one sample z = mu + sigma * noise, as training needs it."""

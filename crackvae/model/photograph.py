@@ -126,7 +126,8 @@ class PhotoScorer:
             return row | _cannot_judge(
                 f"{row['judged_fraction']:.0%} is like the training images; the rest has {other}"
             )
-        expected_HW, sigma_HW = self.expect(gray_HW)
+        expected_HW, sigma_HW, latent_N = self._expect(gray_HW)
+        row |= appearance.looks(gray_HW, feature_NF[judged_N]) | {"latent": float(latent_N[judged_N].mean())}
         error_N = tile_errors(gray_HW, expected_HW, self._size, self._overlap)
         del expected_HW  # of 100 megapixels, 100 MB
         evidence_hw, contrast_HW = evidence.find_lines(gray_HW, sigma_HW, self._photographs.scale, judged_hw)
@@ -169,25 +170,28 @@ class PhotoScorer:
             expected_HW and sigma_HW, its standard deviation, in gray levels. Of a crop, the same inside
             as far as a reconstruction does not depend on where its tile lies: see docs/photographs.md.
         """
+        return self._expect(gray_HW)[:2]
+
+    def _expect(self, gray_HW: Gray) -> tuple[Gray, NDArray[np.float16], NDArray[np.float32]]:
+        """The same, and latent_N of the tiles."""
         size, overlap = self._size, self._overlap
         down, across = (starts(length, size, overlap) for length in gray_HW.shape)
         weight_KS, weight_JS = blending(down, size, overlap), blending(across, size, overlap)
         places = [(k, y, j, x) for k, y in enumerate(down) for j, x in enumerate(across)]
         # Half floats: of 100 megapixels, each takes 200 MB. They tell a tenth of a gray level.
         expected_HW, sigma_HW = (np.zeros(gray_HW.shape, np.float16) for _ in range(2))
+        latents = []
         for first in range(0, len(places), _CHUNK_TILES):
             chunk = places[first : first + _CHUNK_TILES]
             tile_NSS = np.stack([gray_HW[y : y + size, x : x + size] for _, y, _, x in chunk])
-            tiles = (
-                (x_hat_SS, s_SS)
-                for batch in self._tiles.expect(tile_NSS)
-                for x_hat_SS, s_SS in zip(*batch, strict=True)
-            )
-            for (k, y, j, x), (x_hat_SS, s_SS) in zip(chunk, tiles, strict=True):
+            tiles = (tile for batch in self._tiles.expect(tile_NSS) for tile in zip(*batch, strict=True))
+            for (k, y, j, x), (x_hat_SS, s_SS, latent) in zip(chunk, tiles, strict=True):
+                latents.append(latent)
                 weight_SS = 127.5 * weight_KS[k][:, None] * weight_JS[j]
                 expected_HW[y : y + size, x : x + size] += weight_SS * (x_hat_SS + 1)
                 sigma_HW[y : y + size, x : x + size] += weight_SS * s_SS
-        return np.clip(np.rint(expected_HW, out=expected_HW), 0, 255).astype(np.uint8), sigma_HW
+        expected_HW = np.clip(np.rint(expected_HW, out=expected_HW), 0, 255)
+        return expected_HW.astype(np.uint8), sigma_HW, np.array(latents, np.float32)
 
     def _places(self, shape: tuple[int, int]) -> tuple[list[int], list[int]]:
         """Rows and columns at which the tiles begin, row by row as `tile.cut` orders them."""

@@ -33,7 +33,11 @@ class TileScorer:
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def score(self, tile_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Mean squared error of each tile against its reconstruction.
+        """Mean squared error of each tile against its reconstruction, as by `measure`."""
+        return self.measure(tile_NHW)[0]
+
+    def measure(self, tile_NHW: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean squared error of each tile against its reconstruction, and the size of its latent mean.
 
         Every batch has the same shape: the last one is filled up with zeros.
 
@@ -41,39 +45,46 @@ class TileScorer:
             tile_NHW: Gray levels.
 
         Returns:
-            error_N: In units of the network's input range [-1, 1], squared.
+            error_N, in units of the network's input range [-1, 1], squared; and latent_N, the root mean
+            square of mu over its dimensions.
         """
-        error_N = np.empty(len(tile_NHW), np.float32)
+        error_N, latent_N = (np.empty(len(tile_NHW), np.float32) for _ in range(2))
         for start in range(0, len(tile_NHW), self._batch_size):
             batch_BHW = np.zeros((self._batch_size, *tile_NHW.shape[1:]), np.uint8)
             taken = tile_NHW[start : start + self._batch_size]
             batch_BHW[: len(taken)] = taken
-            x_B1HW, x_hat_B1HW, _ = self._pass(batch_BHW)
+            x_B1HW, x_hat_B1HW, _, latent_B = self._pass(batch_BHW)
             error_B = (x_hat_B1HW - x_B1HW).square().mean(dim=(1, 2, 3)).cpu().numpy()
             error_N[start : start + len(error_B)] = error_B[: len(tile_NHW) - start]
-        return error_N
+            latent_N[start : start + len(latent_B)] = latent_B[: len(tile_NHW) - start]
+        return error_N, latent_N
 
     def reconstruct(self, tile_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Reconstructions x_hat_NHW in [-1, 1]; the input is `tile / 127.5 - 1`."""
-        return np.concatenate([x_hat_BHW for x_hat_BHW, _ in self.expect(tile_NHW)])
+        return np.concatenate([x_hat_BHW for x_hat_BHW, _, _ in self.expect(tile_NHW)])
 
-    def expect(self, tile_NHW: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def expect(
+        self, tile_NHW: NDArray[np.uint8]
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]]:
         """What sound concrete would look like, batch by batch.
 
         The last batch is as small as it is, so that an image of four tiles costs four.
 
         Yields:
             Reconstructions x_hat_BHW and standard deviations sigma_BHW around them, in units of the
-            network's input range; ones where the likelihood tells none.
+            network's input range, ones where the likelihood tells none; and latent_B as by `measure`.
         """
         for start in range(0, len(tile_NHW), self._batch_size):
-            _, x_hat_B1HW, logvar_B1HW = self._pass(tile_NHW[start : start + self._batch_size])
+            _, x_hat_B1HW, logvar_B1HW, latent_B = self._pass(tile_NHW[start : start + self._batch_size])
             sigma_B1HW = torch.exp(0.5 * (torch.zeros_like(x_hat_B1HW) if logvar_B1HW is None else logvar_B1HW))
-            yield x_hat_B1HW.squeeze(1).cpu().numpy(), sigma_B1HW.squeeze(1).cpu().numpy()
+            yield x_hat_B1HW.squeeze(1).cpu().numpy(), sigma_B1HW.squeeze(1).cpu().numpy(), latent_B
 
     @torch.inference_mode()
-    def _pass(self, tile_BHW: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def _pass(
+        self, tile_BHW: NDArray[np.uint8]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, NDArray[np.float32]]:
         x_B1HW = normalise(torch.from_numpy(tile_BHW).to(self._device))
         with backend.autocast(self._device.type, self._precision):
-            x_hat_B1HW, logvar_B1HW = self._network.reconstruct(x_B1HW)
-        return x_B1HW, x_hat_B1HW.float(), logvar_B1HW
+            x_hat_B1HW, logvar_B1HW, mu_BZ = self._network.reconstruct(x_B1HW)
+        latent_B = mu_BZ.float().square().mean(dim=1).sqrt().cpu().numpy()
+        return x_B1HW, x_hat_B1HW.float(), logvar_B1HW, latent_B

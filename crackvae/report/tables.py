@@ -80,14 +80,14 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
 
 
 def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """What became of the files of a run: first what was not scored, and why.
+    """What became of the files of a run: first whether to believe it, then what was not scored, and why.
 
     Args:
         metrics: What metrics.json holds.
     """
     counts, threshold = metrics["counts"], metrics["threshold"]
     failed = {status: n for status, n in counts["status"].items() if status != Status.OK}
-    lines = []
+    lines = _drift_lines(metrics["drift"])
     if failed:
         reasons = ", ".join(f"{count:,} {status}" for status, count in failed.items())
         total = f"{sum(failed.values()):,} of {counts['files']:,} files not scored"
@@ -110,6 +110,18 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     promised = f"{rate['expected']:.1%} of images like them are above it ({rate['low']:.1%} to {rate['high']:.1%})"
     lines.append(f"threshold {threshold['value']:.4g}, {source} {normals}: {promised}")
     return lines
+
+
+def _drift_lines(drift: Mapping[str, Any]) -> list[str]:
+    if not drift["drifted"]:
+        return []
+    limit = drift["size"] / len(drift["features"])
+    worst = sorted((f["p_value"], -f["statistic"], f"{f['direction']} {name}") for name, f in drift["features"].items())
+    told = ", ".join(name for p_value, _, name in worst if p_value < limit)
+    return [
+        f"WARNING: the images are unlike those of the calibration: {told}. The p-values may not hold; calibrate with "
+        "sound images of this survey: crackvae calibrate MODEL NORMALS --out NEW_MODEL"
+    ]
 
 
 def reported_sets(metrics: Mapping[str, Any]) -> list[str]:

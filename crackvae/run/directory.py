@@ -8,6 +8,7 @@
     parts/00000/...       one file per finished shard and attempt
     retries.json          the statuses that were tried again, one per attempt; absent before the first
     threshold.json        the threshold that `crackvae threshold` set; absent before
+    labels.parquet        the labels that `crackvae evaluate RUN --labels` brought; absent before
     results/, regions/, tiles/, results.csv, metrics.json, _SUCCESS      written at the end
     figures/, positions.*, structures.csv                                made of them
 """

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from crackvae import storage
 from crackvae.errors import CrackvaeError, InputError
-from crackvae.run import directory, judge, shards, summary
+from crackvae.run import directory, judge, labels, shards, summary
 from crackvae.run.directory import Run
 from crackvae.run.judge import Judge
 from crackvae.run.shards import Part
@@ -115,9 +116,9 @@ def judged(run: Run, decides: Judge) -> Iterator[dict[str, pa.Table]]:
         InputError: A shard's file is missing or not what it should be.
         CrackvaeError: A file's rows do not add up.
     """
-    rows = 0
+    rows, given = 0, labels.read(run)
     parts = shards.read_parts(run, range(run.plan.shards))
-    while block := [_judge_part(run, decides, part) for part in islice(parts, _BLOCK_SHARDS)]:
+    while block := [_judge_part(run, decides, given, part) for part in islice(parts, _BLOCK_SHARDS)]:
         made = {name: pa.concat_tables([part[name] for part in block]).combine_chunks() for name in tables(run)}
         rows += made[RESULTS_DIRECTORY].num_rows
         yield made
@@ -125,13 +126,14 @@ def judged(run: Run, decides: Judge) -> Iterator[dict[str, pa.Table]]:
         raise CrackvaeError(f"{run.location}: {rows} rows for {run.plan.rows} files; please report it")
 
 
-def _judge_part(run: Run, decides: Judge, part: Part) -> dict[str, pa.Table]:
+def _judge_part(run: Run, decides: Judge, given: pd.Series | None, part: Part) -> dict[str, pa.Table]:
     if part.next_attempt(run.retries) is not None:
         found = "; ".join(f"{name} {why}" for name, why in part.damaged.items()) or "it has no file"
         raise InputError(f"{run.location}: shard {part.shard} is not scored ({found}); run the same command again")
     _reconcile(run, part)
     plan = run.plan.shard(part.shard)
     columns = {name: plan[name] for name in ("uri", "label", "group", "set")}
+    columns["label"] = labels.put(given, plan["image_id"], plan["label"])
     columns |= {name: part.table[name] for name in part.table.schema.names}
     columns |= decides.judge(part.table)
     made = {RESULTS_DIRECTORY: pa.table([columns[name] for name in RESULTS.names], schema=RESULTS)}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from crackvae import storage
 from crackvae.errors import InputError
 from crackvae.run.directory import CALIBRATION, Run
-from crackvae.schema import BASELINES, Label
+from crackvae.schema import BASELINES, LOOKS, Label
 from crackvae.statistics import calibration
 from crackvae.statistics.calibration import Normals
 
@@ -29,6 +29,7 @@ class Judge:
     Attributes:
         normals: What the calibration normals scored.
         baselines: What each of `schema.BASELINES` scored of the same.
+        looks_nF: Of the same, columns of `schema.LOOKS`.
         alpha: Share of normals that may be called crack.
         score: The name of the score.
         value: A threshold that was set by hand; those of the baselines still follow from alpha.
@@ -36,6 +37,7 @@ class Judge:
 
     normals: Normals
     baselines: dict[str, NDArray[np.float32]]
+    looks_nF: NDArray[np.float32]
     alpha: float
     score: str
     value: float | None = None
@@ -91,6 +93,7 @@ def load(run: Run) -> Judge:
     return Judge(
         Normals(*(table[name].to_numpy() for name in ("score", "worst_tile_score", "tiles"))),
         {name: table[name].to_numpy() for name in BASELINES},
+        np.stack([table[name].to_numpy() for name in LOOKS], axis=1),
         chosen.get("alpha", run.facts["scoring"]["alpha"]),
         run.facts["scoring"]["score"],
         chosen.get("value"),

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae import storage
 from crackvae.run.judge import Judge
-from crackvae.schema import BASELINES, EvaluationSet, Label, Status
-from crackvae.statistics import intervals, metrics, quantiles
+from crackvae.schema import BASELINES, LOOKS, EvaluationSet, Label, Status
+from crackvae.statistics import drift, intervals, metrics, quantiles
 from crackvae.statistics.intervals import Resampled
 
 METRICS = "metrics.json"
@@ -42,6 +43,7 @@ class Summary:
         self._examples: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._labelled: list[pa.Table] = []
         self._rows = self._bounds = 0
+        self._looks = drift.Spread(len(LOOKS))
 
     def add(self, results: pa.Table) -> None:
         """Takes more rows of `schema.RESULTS`."""
@@ -50,6 +52,9 @@ class Summary:
         scored = results.filter(pc.is_valid(results["score"]))
         self._predicted.update(_counts(scored["prediction"]))
         self._scores.add(scored["score"].to_numpy())
+        # The calibration has sound images only: an evaluation set is half of cracked ones.
+        sound = scored.filter(pc.not_equal(scored["label"], str(Label.CRACK)).fill_null(True))
+        self._looks.add(np.stack([sound[name].to_numpy() for name in LOOKS], axis=1))
         self._bounds += pc.sum(scored["p_value_is_bound"]).as_py() or 0
         for row in results.filter(pc.is_null(results["score"])).select(["status", "message", "image_id"]).to_pylist():
             self._add_failure(**row)
@@ -79,6 +84,7 @@ class Summary:
             },
             "failures": self._failures(),
             "threshold": judge.as_dict(),
+            "drift": drift.compare(self._looks.rows(), judge.looks_nF, LOOKS),
             "p_values_that_are_bounds": self._bounds,
             "flagged_fraction": _number(self._predicted[Label.CRACK] / max(1, scored)),
             "score_quantiles": {f"{level:g}": _number(value) for level, value in zip(_QUANTILES, values, strict=True)},

@@ -1,5 +1,6 @@
 """Training jobs on a real local Ray."""
 
+import pyarrow as pa
 import pytest
 from tiny import TINY
 
@@ -14,13 +15,26 @@ pytestmark = pytest.mark.ray
 
 def test_a_trained_model_is_calibrated_on_validation_normals(model, split_manifest):
     loaded = artifact.load(str(model))
-    val = manifest.rows(manifest.read(str(split_manifest)), split="val", label="normal")
-    assert sorted(loaded.calibration.image_id) == sorted(val["image_id"].to_pylist())
+    val = manifest.rows(manifest.read(str(split_manifest)), split="val", label="normal").to_pandas()
+    assert sorted(loaded.calibration.image_id) == sorted(val.drop_duplicates("group")["image_id"])
     assert [record["epoch"] for record in loaded.history] == [1, 2, 3]
     assert loaded.history[-1]["val_mse"] < loaded.history[0]["val_mse"]
     assert loaded.provenance["train_normals"] == 72
     assert loaded.config.scoring.precision in ("fp32", "bf16")
     assert not (model / ".training").exists()
+
+
+def test_a_twin_group_calibrates_once(split_manifest, tmp_path, ray_session):
+    table = manifest.read(str(split_manifest)).to_pandas()
+    val = (table["split"] == "val") & (table["label"] == "normal")
+    table.loc[val & (val.cumsum() <= 3), "group"] = table[val]["group"].iloc[0]
+    twins = tmp_path / "twins.parquet"
+    manifest.write(pa.Table.from_pandas(table, manifest.MANIFEST, preserve_index=False), str(twins))
+    quick = TINY.model_copy(update={"training": TINY.training.model_copy(update={"epochs": 1})})
+    made = training.train(str(twins), str(tmp_path / "model"), quick)
+    assert len(made.calibration.image_id) == val.sum() - 2
+    assert made.provenance["calibration_twins_left_out"] == 2
+    assert table[val]["image_id"].iloc[0] in made.calibration.image_id
 
 
 def test_training_again_says_so_and_another_config_is_refused(model, split_manifest, caplog):

@@ -5,7 +5,7 @@ from tiny import TINY
 
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
-from crackvae.schema import BASELINES
+from crackvae.schema import BASELINES, LOOKS
 from crackvae.statistics.calibration import Normals
 
 
@@ -17,6 +17,7 @@ def tiny_artifact():
     calibration = Calibration(
         [f"{i}.jpg" for i in range(30)],
         {name: rng.integers(0, 90, 30).astype(np.float32) for name in BASELINES},
+        {name: rng.normal(size=30).astype(np.float32) for name in LOOKS},
         Normals.of_single_tiles(rng.random(30).astype(np.float32)),
     )
     history = [{"epoch": 1, "mse": 0.1, "kl": 2.0, "val_mse": 0.2}]

@@ -30,7 +30,7 @@ def test_an_artifact_comes_back_as_it_was(saved, tiny_artifact):
 
 def test_the_fingerprint_changes_with_the_calibration(tmp_path, saved, tiny_artifact):
     kept = tiny_artifact.calibration
-    other = Calibration(kept.image_id, kept.baselines, Normals.of_single_tiles(kept.normals.score_n + 1))
+    other = Calibration(kept.image_id, kept.baselines, kept.looks, Normals.of_single_tiles(kept.normals.score_n + 1))
     changed = Artifact(tiny_artifact.config, tiny_artifact.weights, other, tiny_artifact.history, {})
     artifact.save(changed, str(tmp_path / "other"))
     assert artifact.load(str(tmp_path / "other")).fingerprint != artifact.load(str(saved)).fingerprint

@@ -14,10 +14,10 @@ from crackvae.errors import InputError, RefusedError
 from crackvae.report import compare as comparing
 from crackvae.report.compare import COMPARISON, Change, compare
 from crackvae.run import directory, finalize, judge
-from crackvae.schema import BASELINES, MANIFEST, RESULTS
+from crackvae.schema import BASELINES, LOOKS, MANIFEST, RESULTS
 
 ALPHA = 0.05
-SCORES = ("score", *BASELINES, "worst_tile_score")
+SCORES = ("score", *BASELINES, *LOOKS, "worst_tile_score")
 CALIBRATION = pa.table({name: pa.array(np.linspace(0, 1, 99), pa.float32()) for name in SCORES})
 CALIBRATION = CALIBRATION.append_column("tiles", pa.array(np.ones(99, np.int32)))
 DEGREE = math.pi / 180 * 6_371_008.8  # metres, of a great circle

@@ -19,7 +19,7 @@ from crackvae.model.scorer import TileScorer
 from crackvae.report import galleries, pictures
 from crackvae.run import directory, finalize, shards, summary
 from crackvae.run.shards import Work
-from crackvae.schema import BASELINES
+from crackvae.schema import BASELINES, LOOKS
 from crackvae.statistics.calibration import Normals
 
 NORMALS, CRACKS = 24, 20
@@ -48,9 +48,8 @@ def model(survey, tmp_path_factory):
     with Decoder(CONFIG.image) as decoder:
         tiles, part = decoder.read(pa.table({"uri": uris}))
     scores = TileScorer(untrained, "cpu", "fp32").score(tiles)
-    calibration = Calibration(
-        uris, {name: part[name].to_numpy() for name in BASELINES}, Normals.of_single_tiles(scores)
-    )
+    baselines, looks = ({name: part[name].to_numpy() for name in names} for names in (BASELINES, LOOKS))
+    calibration = Calibration(uris, baselines, looks, Normals.of_single_tiles(scores))
     artifact.save(Artifact(CONFIG, weights, calibration, history, {}), location)
     return location
 

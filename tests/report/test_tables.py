@@ -35,6 +35,7 @@ def metrics(sets=("internal", "external", "all"), **status):
             "predicted": {"normal": status["ok"] - 35, "crack": 35},
         },
         "failures": [],
+        "drift": {"drifted": False},
         "threshold": {
             "score": "mse",
             "value": 0.012345,
@@ -103,3 +104,17 @@ def test_a_run_that_scored_nothing_has_counts():
     lines = counts_lines(metrics((), ok=0, unreadable=3))
     assert lines[1] == "0 of 3 files scored"
     assert len(lines) == 3
+
+
+def test_a_drifted_survey_is_said_to_be_so_first_with_the_cure():
+    feature = {"statistic": 0.5, "p_value": 1e-9, "direction": "lower"}
+    features = {
+        "brightness": feature,
+        "texture": feature | {"p_value": 0.3},
+        "latent": feature | {"direction": "higher"},
+    }
+    drifted = metrics(undecodable=3) | {"drift": {"drifted": True, "size": 0.01, "features": features}}
+    first, second, *_ = counts_lines(drifted)
+    assert first.startswith("WARNING: the images are unlike those of the calibration: higher latent, lower brightness.")
+    assert first.endswith("crackvae calibrate MODEL NORMALS --out NEW_MODEL")
+    assert "not scored" in second

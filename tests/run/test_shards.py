@@ -7,7 +7,7 @@ from runs import FACTS, create, everything, finished, missing, part, score
 
 from crackvae.run import directory, finalize, shards
 from crackvae.run.shards import Work
-from crackvae.schema import PART, Status
+from crackvae.schema import LOOKS, PART, Status
 
 
 def path_of(run, number, attempt=0):
@@ -86,6 +86,7 @@ def try_again(run, number, attempt, cured):
     for row in rows:
         if row["status"] == run.retries[attempt - 1] and cured:
             row.update(status="ok", message=None, score=0.25, reconstruction_error=0.25, darkness=1.0, line_filter=1.0)
+            row.update(dict.fromkeys(LOOKS, 0.0))
             cured -= 1
     table = pa.Table.from_pylist(rows, PART)
     shards.write_part(run.location, run.identity, Work(number, attempt), table)

@@ -1,0 +1,132 @@
+"""Calibration: what sound images score that the model was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from crackvae import storage
+from crackvae.cluster import claim, session, survey
+from crackvae.dataset import manifest, splitting
+from crackvae.model import artifact, card
+from crackvae.model.artifact import Artifact, Calibration
+from crackvae.run import directory, shards
+from crackvae.schema import BASELINES, LOOKS, Label, Status
+from crackvae.statistics import calibration
+from crackvae.statistics.calibration import Normals
+from crackvae.terminal import log
+
+UNCALIBRATED = "uncalibrated"
+
+
+def recalibrate(
+    model: str,
+    sources: Sequence[str],
+    out: str,
+    *,
+    normal: Sequence[str] = (),
+    crack: Sequence[str] = (),
+    label_column: str = "label",
+    device: str = "auto",
+) -> Artifact:
+    """Gives a model another calibration; weights and what is judged stay. The same call goes on after a kill.
+
+    Args:
+        model: Location of the model artifact.
+        sources: Sound images that it was not trained on. What is labelled a crack is left out.
+        out: Directory of the new artifact.
+        normal: Folder names that mean normal, instead of the common ones.
+        crack: Folder names that mean crack, instead of the common ones.
+        label_column: The column of a table that holds labels.
+        device: `cpu`, `cuda` or `auto`.
+
+    Raises:
+        InputError: There are too few sound images for the model's alpha.
+        RefusedError: The directory holds something else.
+    """
+    base = artifact.load(model)
+    table, found = manifest.build(sources, normal=normal, crack=crack, label_column=label_column)
+    for line in found.lines():
+        log.info(line)
+    sound = table.filter(pc.not_equal(table["label"], str(Label.CRACK)).fill_null(True))
+    if sound.num_rows < table.num_rows:
+        log.warning("%d images labelled crack are left out", table.num_rows - sound.num_rows)
+    kept = one_per_group(splitting.group(sound).table)
+    calibration.threshold(np.zeros(kept.num_rows), base.config.scoring.alpha)  # fails now, not after scoring
+    facts = {
+        "config": base.provenance.get("config"),
+        "calibrated_model": base.fingerprint,
+        "calibration_data": claim.fingerprint(kept),
+    }
+    if artifact.is_artifact(out):
+        return claim.finished(out, facts)
+    claim.claim(out, facts)
+    with session.session():
+        made = calibrate(base, kept, storage.join(out, claim.WORK), device)
+    provenance = {
+        **made.provenance,
+        **facts,
+        "calibration_twins_left_out": sound.num_rows - kept.num_rows,
+        "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    made = replace(made, provenance=provenance)
+    artifact.save(made, out)
+    storage.write_bytes(storage.join(out, card.NAME), card.write(made).encode())
+    storage.remove(storage.join(out, claim.WORK))
+    return artifact.load(out)
+
+
+def one_per_group(table: pa.Table) -> pa.Table:
+    """The first row of each group: twins are one image photographed once, and would count it twice."""
+    frame = table.select(["group"]).to_pandas()
+    return table.filter(pa.array((frame["group"].isna() | ~frame["group"].duplicated()).to_numpy()))
+
+
+def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Artifact:
+    """Scores held-out normals and keeps their scores in the artifact. Needs a session.
+
+    Args:
+        model: A trained model.
+        normals: Manifest rows of normals that it was not trained on.
+        work: A directory for the scoring run; it may hold a part of it already.
+        device: `cpu`, `cuda` or `auto`.
+
+    Raises:
+        InputError: Too few of them can be scored for the asked alpha.
+    """
+    computed_on = survey.resolve_backend(device, model.config.scoring.precision)
+    scoring = model.config.scoring.model_copy(update={"precision": computed_on.precision})
+    config = model.config.model_copy(update={"scoring": scoring})
+    uncalibrated = storage.join(work, UNCALIBRATED)
+    artifact.save(replace(model, config=config, history=[], provenance={}), uncalibrated)
+    facts = {
+        "model": artifact.load(uncalibrated).fingerprint,
+        "backend": computed_on.as_dict(),
+    }
+    location = storage.join(work, "calibration")
+    run = directory.open_run(location) if directory.exists(location) else None
+    if run is None or any(run.facts.get(name) != value for name, value in facts.items()):
+        storage.remove(location)  # of another machine: minutes of work, not worth an error
+        run = directory.create(location, normals, pa.nulls(normals.num_rows, pa.string()), facts)
+    survey.score(run, shards.missing(run)[0], uncalibrated, computed_on)
+    parts = pa.concat_tables([part.table for part in shards.read_parts(run, range(run.plan.shards))])
+    scored = parts.filter(pc.equal(parts["status"], str(Status.OK)))
+    score_n = scored["score"].to_numpy()
+    normals = Normals.of_single_tiles(score_n)
+    if model.photographs is not None:
+        normals = Normals(score_n, scored["worst_tile_score"].to_numpy(), scored["tiles"].to_numpy())
+    calibration.threshold(score_n, scoring.alpha)
+    baselines, looks = ({name: scored[name].to_numpy() for name in names} for names in (BASELINES, LOOKS))
+    kept = Calibration(scored["image_id"].to_pylist(), baselines, looks, normals)
+    photographs = model.photographs
+    if photographs is not None:
+        photographs = replace(
+            photographs, map_limit=calibration.threshold(scored["map_peak"].to_numpy(), scoring.alpha)
+        )
+    provenance = {**model.provenance, "calibrated_on": computed_on.as_dict()}
+    return replace(model, config=config, calibration=kept, provenance=provenance, photographs=photographs)

@@ -1,0 +1,66 @@
+"""Labels that came after scoring: where a run has some, they take the place of its manifest's."""
+
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crackvae import storage
+from crackvae.errors import InputError
+from crackvae.run.directory import PLAN, Run
+
+LABELS = "labels.parquet"
+
+
+def keep(run: Run, labels: pd.Series, origin: str) -> None:
+    """Writes labels into the run directory; the next finalize goes by them.
+
+    Args:
+        run: The run.
+        labels: Of `schema.Label`, by image_id.
+        origin: Where they come from, for the error message.
+
+    Raises:
+        InputError: The run has no such image.
+    """
+    unknown = labels.index
+    with storage.open_input(run.path(PLAN)) as stream:
+        for batch in pq.ParquetFile(stream).iter_batches(columns=["image_id"]):
+            unknown = unknown.difference(pd.Index(batch["image_id"].to_pylist()), sort=False)
+    if len(unknown):
+        raise InputError(
+            f"{origin}: {len(unknown):,} of {len(labels):,} images are not in {run.location}, first {unknown[0]!r}; "
+            "give each its image_id, as in results.csv"
+        )
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image_id": labels.index.tolist(), "label": labels.tolist()}), buffer)
+    storage.write_bytes(run.path(LABELS), buffer.getvalue())
+
+
+def read(run: Run) -> pd.Series | None:
+    """What `keep` has written, by image_id.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = run.path(LABELS)
+    if not storage.exists(path):
+        return None
+    try:
+        with storage.open_input(path) as stream:
+            table = pq.read_table(stream)
+        return pd.Series(table["label"].to_pylist(), table["image_id"].to_pylist(), dtype=object)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        cure = "give the labels again by `crackvae evaluate RUN --labels FILE`"
+        raise InputError(f"{path}: is damaged; {cure}") from error
+
+
+def put(labels: pd.Series | None, image_id: pa.ChunkedArray, before: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """The label of each image: the one that came after scoring, or else the one from before."""
+    if labels is None:
+        return before
+    given = labels.reindex(image_id.to_pylist())
+    return pa.array(given.where(given.notna(), before.to_pandas().to_numpy()), pa.string(), from_pandas=True)

@@ -1,0 +1,81 @@
+"""Whether a survey's images look like those that its p-values are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import ks_2samp
+
+Features = npt.NDArray[np.floating]
+
+SIZE = 0.01
+"""Share of surveys like the calibration images that are said to have drifted, at most."""
+
+LEAST_IMAGES, MOST_IMAGES = 20, 1000
+"""Of fewer nothing is said. Of more, so many are compared, spread evenly: of 10^6 every trifle is significant."""
+
+
+class Feature(NamedTuple):
+    """How far apart the distributions of a feature are.
+
+    Attributes:
+        statistic: The largest difference of the two cumulative distributions, in 0..1.
+        p_value: Of that difference.
+        direction: `higher` or `lower`: the survey's median beside that of the calibration images.
+    """
+
+    statistic: float
+    p_value: float
+    direction: str
+
+
+def compare(survey_NF: Features, calibration_nF: Features, names: Sequence[str]) -> dict[str, Any]:
+    """The two-sample test of Kolmogorov and Smirnov feature by feature, Bonferroni over the features.
+
+    Args:
+        survey_NF: Of the survey's images, at most MOST_IMAGES.
+        calibration_nF: Of the calibration images.
+        names: Of the F features.
+
+    Returns:
+        For metrics.json: tested, drifted (some p-value is below SIZE / F), size, images, and features by
+        name; these are empty where there are too few images.
+    """
+    images = len(survey_NF)
+    features = {}
+    if min(images, len(calibration_nF)) >= LEAST_IMAGES:
+        for name, survey_N, calibration_n in zip(names, survey_NF.T, calibration_nF.T, strict=True):
+            test = ks_2samp(survey_N, calibration_n, method="asymp")
+            direction = "higher" if np.median(survey_N) > np.median(calibration_n) else "lower"
+            features[name] = Feature(float(test.statistic), float(test.pvalue), direction)
+    drifted = any(feature.p_value < SIZE / len(names) for feature in features.values())
+    described = {name: feature._asdict() for name, feature in features.items()}
+    return {"tested": bool(features), "drifted": drifted, "size": SIZE, "images": images, "features": described}
+
+
+class Spread:
+    """Keeps MOST_IMAGES to twice as many rows, spread evenly over all that come.
+
+    Args:
+        features: Columns F.
+    """
+
+    def __init__(self, features: int) -> None:
+        self._kept_NF = np.empty((0, features), np.float32)
+        self._seen, self._every = 0, 1
+
+    def add(self, value_NF: Features) -> None:
+        """Takes more rows."""
+        first = -self._seen % self._every
+        self._kept_NF = np.concatenate([self._kept_NF, value_NF[first :: self._every]])
+        self._seen += len(value_NF)
+        while len(self._kept_NF) > 2 * MOST_IMAGES:
+            self._kept_NF, self._every = self._kept_NF[::2], 2 * self._every
+
+    def rows(self) -> npt.NDArray[np.float32]:
+        """value_NF, at most MOST_IMAGES of them."""
+        chosen = np.linspace(0, len(self._kept_NF) - 1, min(MOST_IMAGES, len(self._kept_NF))).astype(np.int64)
+        return self._kept_NF[chosen]
