@@ -205,6 +205,8 @@ def _evaluate_run(run: str, location: str, column: str) -> ExitCode:
     _write_positions(run)
     _print_metrics(metrics)
     print(f"{len(by_image):,} labels from {location}; {_AGAIN}")
+    if not metrics["sets"]:
+        print("no image with a label has a score that can be compared: there are no metrics")
     print(f"results: {run}")
     return ExitCode.DONE
 

@@ -75,8 +75,8 @@ def recalibrate(
         "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     made = replace(made, provenance=provenance)
-    artifact.save(made, out)
     storage.write_bytes(storage.join(out, card.NAME), card.write(made).encode())
+    artifact.save(made, out)
     storage.remove(storage.join(out, claim.WORK))
     return artifact.load(out)
 

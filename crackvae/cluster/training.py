@@ -114,8 +114,8 @@ def train(
         if config.image.tiling == "native":
             model = replace(model, photographs=_learn_photographs(model, tiles, train_rows))
         model = calibrate(model, val_rows, storage.join(out, claim.WORK), device)
-    artifact.save(model, out)
     storage.write_bytes(storage.join(out, card.NAME), card.write(model).encode())
+    artifact.save(model, out)
     storage.remove(storage.join(out, claim.WORK))
     return artifact.load(out)
 

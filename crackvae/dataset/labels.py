@@ -109,13 +109,16 @@ def by_image(table: pa.Table, origin: str, column: str) -> pd.Series:
             found = ", ".join(map(repr, table.schema.names))
             raise InputError(f"{origin}: needs one column {name!r}; found {found}")
     values = from_column(table[column].to_pylist(), origin, VOCABULARY)
-    frame = pd.DataFrame({"image_id": table["image_id"].to_pylist(), "label": [v and str(v) for v in values]})
+    image_id = [name if name is None else str(name) for name in table["image_id"].to_pylist()]
+    frame = pd.DataFrame({"image_id": image_id, "label": [v and str(v) for v in values]}, dtype=object)
     if frame.loc[frame["label"].notna(), "image_id"].isna().any():
         raise InputError(f"{origin}: a row with a label has no image_id; fill or remove it")
     frame = frame.dropna().drop_duplicates()
     twice = frame["image_id"][frame["image_id"].duplicated()]
     if len(twice):
-        raise InputError(f"{origin}: {twice.iloc[0]!r} is named twice with different labels; name it once")
+        raise InputError(
+            f"{origin}: {len(twice):,} images are named twice with different labels, first {twice.iloc[0]!r}; keep one"
+        )
     if frame.empty:
         raise InputError(f"{origin}: holds no label in column {column!r}; use {_listed(VOCABULARY)}")
     return frame.set_index("image_id")["label"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from crackvae import storage
 from crackvae.errors import CrackvaeError
-from crackvae.run import directory, finalize, judge, shards, summary
+from crackvae.run import directory, finalize, judge, labels, shards, summary
 from crackvae.run.directory import Run
 from crackvae.run.summary import Summary
 from crackvae.schema import RESULTS
@@ -102,7 +102,7 @@ def _not_derived(run: Run) -> Iterator[str]:
 
     with storage.open_input(run.path(finalize.CSV)) as csv:
         empty = {finalize.RESULTS_DIRECTORY: RESULTS.empty_table()}
-        for block in chain([empty], finalize.judged(run, decides)):
+        for block in chain([empty], finalize.judged(run, decides, labels.read(run))):
             results = block[finalize.RESULTS_DIRECTORY]
             data = finalize.csv_bytes(results, header=line == 1)
             note(finalize.CSV, _first_difference(data, csv.read(len(data)), line))

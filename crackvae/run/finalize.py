@@ -46,14 +46,14 @@ def finalize(run: Run) -> dict[str, Any]:
         InputError: A shard's file is missing or not what it should be.
         CrackvaeError: The rows do not add up to the manifest's.
     """
-    decides = judge.load(run)
+    decides, given = judge.load(run), labels.read(run)  # before anything is removed: they may be damaged
     storage.remove(run.path(directory.SUCCESS))
     for outdated in (*_TABLES, *directory.DERIVED):
         storage.remove(run.path(outdated))
     total, written = Summary(), []
     with storage.writing(run.path(CSV)) as csv:
         csv.write(csv_bytes(RESULTS.empty_table(), header=True))
-        for number, block in enumerate(judged(run, decides)):
+        for number, block in enumerate(judged(run, decides, given)):
             for name, table in block.items():
                 written.append(table_file(name, number))
                 with (
@@ -109,14 +109,14 @@ def tables(run: Run) -> list[str]:
     return list(run.facts.get("tables", [RESULTS_DIRECTORY]))
 
 
-def judged(run: Run, decides: Judge) -> Iterator[dict[str, pa.Table]]:
+def judged(run: Run, decides: Judge, given: pd.Series | None) -> Iterator[dict[str, pa.Table]]:
     """The tables that follow from the shards' files, block by block in manifest order.
 
     Raises:
         InputError: A shard's file is missing or not what it should be.
         CrackvaeError: A file's rows do not add up.
     """
-    rows, given = 0, labels.read(run)
+    rows = 0
     parts = shards.read_parts(run, range(run.plan.shards))
     while block := [_judge_part(run, decides, given, part) for part in islice(parts, _BLOCK_SHARDS)]:
         made = {name: pa.concat_tables([part[name] for part in block]).combine_chunks() for name in tables(run)}

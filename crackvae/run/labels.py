@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from crackvae import storage
 from crackvae.errors import InputError
 from crackvae.run.directory import PLAN, Run
+from crackvae.schema import Label
 
 LABELS = "labels.parquet"
 
@@ -52,8 +53,11 @@ def read(run: Run) -> pd.Series | None:
     try:
         with storage.open_input(path) as stream:
             table = pq.read_table(stream)
-        return pd.Series(table["label"].to_pylist(), table["image_id"].to_pylist(), dtype=object)
-    except (OSError, KeyError, pa.ArrowException) as error:
+        labels = pd.Series(table["label"].to_pylist(), table["image_id"].to_pylist(), dtype=object)
+        if not labels.index.is_unique or not labels.isin([str(label) for label in Label]).all():
+            raise ValueError("an image is there twice, or has a label that is none")
+        return labels
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         cure = "give the labels again by `crackvae evaluate RUN --labels FILE`"
         raise InputError(f"{path}: is damaged; {cure}") from error
 

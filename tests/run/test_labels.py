@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from runs import FILES, create, everything, finished, score
 
@@ -69,9 +70,13 @@ def test_images_that_the_run_does_not_have_are_an_error_and_nothing_is_written(t
 
 def test_damaged_labels_are_refused(tmp_path):
     run = finished(tmp_path / "run")
-    (tmp_path / "run" / labels.LABELS).write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"labels\.parquet: is damaged; give the labels again"):
-        finalize.finalize(run)
+    path = tmp_path / "run" / labels.LABELS
+    for content in ({"image_id": ["0.jpg", "0.jpg"], "label": ["crack", "crack"]},
+                    {"image_id": ["0.jpg"], "label": ["maybe"]}, None):  # fmt: skip
+        path.write_bytes(b"no parquet") if content is None else pq.write_table(pa.table(content), path)
+        with pytest.raises(InputError, match=r"labels\.parquet: is damaged; give the labels again"):
+            finalize.finalize(run)
+    assert (tmp_path / "run" / "_SUCCESS").exists()  # the results of before are still there
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,10 @@ def test_damaged_labels_are_refused(tmp_path):
     [
         ({"name": ["a"], "label": ["crack"]}, "needs one column 'image_id'; found 'name', 'label'"),
         ({"image_id": ["a"], "truth": ["crack"]}, "needs one column 'label'"),
-        ({"image_id": ["a", "a"], "label": ["crack", "normal"]}, "'a' is named twice with different labels"),
+        (
+            {"image_id": ["a", "a"], "label": ["crack", "normal"]},
+            "1 images are named twice with different labels, first 'a'",
+        ),
         ({"image_id": ["a"], "label": ["maybe"]}, "label 'maybe' is unknown"),
         ({"image_id": ["a"], "label": [None]}, "holds no label"),
         ({"image_id": [None], "label": ["crack"]}, "a row with a label has no image_id"),
@@ -91,9 +99,9 @@ def test_a_table_of_labels_that_cannot_be_used_says_why(table, message):
 
 
 def test_labels_of_a_table_may_be_empty_repeated_and_of_any_known_name():
-    table = pa.table({"image_id": ["a", "b", "c", "a", "d"], "truth": ["1", "sound", None, "1", "Cracked"]})
+    table = pa.table({"image_id": [1, 2, 3, 1, 4], "truth": ["1", "sound", None, "1", "Cracked"]})
     found = labelling.by_image(table, "x.csv", "truth")
-    assert found.to_dict() == {"a": "crack", "b": "normal", "d": "crack"}
+    assert found.to_dict() == {"1": "crack", "2": "normal", "4": "crack"}
 
 
 def test_the_command_evaluates_a_run_by_labels(tmp_path, capsys):
