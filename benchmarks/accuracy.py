@@ -60,9 +60,9 @@ def pretrained(data: Path, work: Path) -> str:
 
 def seeds(data: Path, work: Path) -> str:
     """Three trainings of each model, by another seed."""
+    of_metu = [metu.results(data, work, seed) for seed in SEEDS]
     frames = {
-        "METU, internal": [frame[frame["set"] == "internal"] for frame in _metu(data, work)],
-        "METU, external": [frame[frame["set"] == "external"] for frame in _metu(data, work)],
+        "METU, internal": [frame[frame["set"] == "internal"] for frame in of_metu],
         "decks, photograph left out": [left_out(data, work, seed) for seed in SEEDS],
     }
     rows = []
@@ -70,10 +70,6 @@ def seeds(data: Path, work: Path) -> str:
         found = [values(frame, "crackvae") for frame in of_seeds]
         rows.append([name, *(_spread([value[metric] for value in found]) for metric in RANKING)])
     return markdown(["mean (lowest to highest) of three", *RANKING.values()], rows)
-
-
-def _metu(data: Path, work: Path) -> list[pd.DataFrame]:
-    return [metu.results(data, work, seed) for seed in SEEDS]
 
 
 def _spread(found: list[float]) -> str:
@@ -89,7 +85,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Path, Path], str]], ...] = (
         lambda d, w: decks.report(left_out(d, w)),
     ),
     ("Bridge decks, scored by the pretrained model (development)", pretrained),
-    ("Three trainings", seeds),
+    ("Three trainings (development)", seeds),
     ("What the VAE is worth (development)", ablation.report),
     ("Synthetic cracks by width and depth", stress.detection),
     ("Worse photographs", stress.robustness),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 from comparison import Image, cached, crackvae, scored
 from PIL import Image as Pillow
 
@@ -41,9 +42,13 @@ def train(data: Path, work: Path, seed: int = 0) -> Path:
 
 
 def evaluate(data: Path, work: Path, seed: int = 0) -> Path:
-    """The run of the internal and the external set."""
-    run = work / f"metu-{seed}-run"
-    crackvae("evaluate", train(data, work, seed), split(data, work), "--out", run)
+    """The run of the internal and the external set; the external one is scored by the first seed only."""
+    run, planned = work / f"metu-{seed}-run", split(data, work)
+    if seed:
+        table = manifest.read(str(planned))
+        planned = work / "metu-internal.parquet"
+        manifest.write(table.filter(pc.not_equal(table["split"], "external").fill_null(False)), str(planned))
+    crackvae("evaluate", train(data, work, seed), planned, "--out", run)
     return run
 
 
