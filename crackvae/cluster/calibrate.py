@@ -56,7 +56,12 @@ def recalibrate(
     sound = table.filter(pc.not_equal(table["label"], str(Label.CRACK)).fill_null(True))
     if sound.num_rows < table.num_rows:
         log.warning("%d images labelled crack are left out", table.num_rows - sound.num_rows)
-    kept = one_per_group(splitting.group(sound).table)
+    grouped = splitting.group(sound)
+    readable = grouped.table.filter(pa.array([status == Status.OK for status in grouped.statuses]))
+    failed = sound.num_rows - readable.num_rows
+    if failed:
+        log.warning("%d of %d images cannot be read and are left out", failed, sound.num_rows)
+    kept = one_per_group(readable)
     calibration.threshold(np.zeros(kept.num_rows), base.config.scoring.alpha)  # fails now, not after scoring
     facts = {
         "config": base.provenance.get("config"),
@@ -71,7 +76,8 @@ def recalibrate(
     provenance = {
         **made.provenance,
         **facts,
-        "calibration_twins_left_out": sound.num_rows - kept.num_rows,
+        "calibration_failed_images": failed,
+        "calibration_twins_left_out": readable.num_rows - kept.num_rows,
         "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     made = replace(made, provenance=provenance)

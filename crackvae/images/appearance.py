@@ -70,19 +70,25 @@ def of_tiles(feature_hwF: NDArray[np.float32], shape: tuple[int, int], size: int
     return np.stack([np.median(view_CF, axis=0) for view_CF in views])
 
 
-def looks(gray_HW: Gray, feature_NF: NDArray[np.float32]) -> dict[str, float]:
+def looks(
+    gray_HW: Gray, feature_NF: NDArray[np.float32], judged_hw: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
     """What an image looks like, in four of `schema.LOOKS`.
 
     Args:
         gray_HW: The image.
         feature_NF: Of its tiles that are judged, as by `of_tiles`.
+        judged_hw: Where they lie, at any lower resolution; None where all of the image is judged.
 
     Returns:
-        contrast is the standard deviation of the gray levels of the image; brightness, sharpness and
+        contrast is the standard deviation of the gray levels that are judged; brightness, sharpness and
         texture are the means of the tiles' brightness, fine texture and coarse texture.
     """
+    mask_HW = None
+    if judged_hw is not None:
+        mask_HW = cv2.resize(judged_hw.astype(np.uint8), gray_HW.shape[::-1], interpolation=cv2.INTER_NEAREST)
     brightness, sharpness, texture = (float(mean) for mean in feature_NF[:, :3].mean(axis=0))
-    contrast = float(cv2.meanStdDev(gray_HW)[1][0, 0])
+    contrast = float(cv2.meanStdDev(gray_HW, mask=mask_HW)[1][0, 0])
     return {"brightness": brightness, "contrast": contrast, "sharpness": sharpness, "texture": texture}
 
 

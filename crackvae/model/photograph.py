@@ -127,7 +127,8 @@ class PhotoScorer:
                 f"{row['judged_fraction']:.0%} is like the training images; the rest has {other}"
             )
         expected_HW, sigma_HW, latent_N = self._expect(gray_HW)
-        row |= appearance.looks(gray_HW, feature_NF[judged_N]) | {"latent": float(latent_N[judged_N].mean())}
+        row |= appearance.looks(gray_HW, feature_NF[judged_N], None if judged_N.all() else judged_hw)
+        row["latent"] = float(latent_N[judged_N].mean())
         error_N = tile_errors(gray_HW, expected_HW, self._size, self._overlap)
         del expected_HW  # of 100 megapixels, 100 MB
         evidence_hw, contrast_HW = evidence.find_lines(gray_HW, sigma_HW, self._photographs.scale, judged_hw)

@@ -87,7 +87,7 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     """
     counts, threshold = metrics["counts"], metrics["threshold"]
     failed = {status: n for status, n in counts["status"].items() if status != Status.OK}
-    lines = _drift_lines(metrics["drift"])
+    lines = _drift_lines(metrics["drift"]) if counts["scored"] else []
     if failed:
         reasons = ", ".join(f"{count:,} {status}" for status, count in failed.items())
         total = f"{sum(failed.values()):,} of {counts['files']:,} files not scored"
@@ -113,6 +113,8 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _drift_lines(drift: Mapping[str, Any]) -> list[str]:
+    if not drift["tested"]:
+        return ["too few images to compare with those of the calibration: whether its p-values hold here is not known"]
     if not drift["drifted"]:
         return []
     limit = drift["size"] / len(drift["features"])

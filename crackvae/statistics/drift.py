@@ -35,6 +35,8 @@ class Feature(NamedTuple):
 def compare(survey_NF: Features, calibration_nF: Features, names: Sequence[str]) -> dict[str, Any]:
     """The two-sample test of Kolmogorov and Smirnov feature by feature, Bonferroni over the features.
 
+    It takes images as independent: where many show one surface, it warns more often than SIZE says.
+
     Args:
         survey_NF: Of the survey's images, at most MOST_IMAGES.
         calibration_nF: Of the calibration images.

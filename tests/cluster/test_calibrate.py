@@ -16,11 +16,12 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """30 normals of another place, two of them twice, and cracks."""
+    """30 normals of another place, two of them twice, one that is no image, and cracks."""
     folder = tmp_path_factory.mktemp("own") / "images"
     synthetic.write_survey(folder, normals=30, cracks=5, size=96, seed=7)
     for number in (3, 4):
         shutil.copy(folder / "normal" / f"{number:04d}.jpg", folder / "normal" / f"copy-{number}.jpg")
+    (folder / "normal" / "torn.jpg").write_bytes((folder / "normal" / "0000.jpg").read_bytes()[:500])
     return folder
 
 
@@ -37,6 +38,7 @@ def test_sound_images_calibrate_and_each_twin_group_once(recalibrated, model, ow
     assert len(ids) == 30
     assert all("normal/" in image_id for image_id in ids)
     assert made.provenance["calibration_twins_left_out"] == 2
+    assert made.provenance["calibration_failed_images"] == 1
     assert made.provenance["calibrated_model"] == before.fingerprint
     assert made.provenance["train_normals"] == before.provenance["train_normals"]
     assert {name: value.tolist() for name, value in made.weights.items()} == {

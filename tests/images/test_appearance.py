@@ -40,3 +40,22 @@ def test_a_crack_hardly_changes_the_features_of_its_tile():
     tiles = [appearance.of_tiles(_cells(x_HW), x_HW.shape, 128, 0) for x_HW in (sound_HW, cracked_HW)]
     assert np.abs(tiles[1] - tiles[0]).max(axis=0)[0] < 3  # gray levels; their mean falls by 8
     assert np.abs(tiles[1] - tiles[0]).max(axis=0)[1:3].max() < 0.35  # octaves
+
+
+def test_the_looks_are_those_of_what_is_judged():
+    photo_HW = np.concatenate([_noise(10), np.full((256, 256), 250, np.uint8)], axis=1)  # half of it is sky
+    feature_NF = appearance.of_tiles(_cells(photo_HW), photo_HW.shape, 128, 0)
+    judged_N = np.tile([True, True, False, False], 2)
+    judged_hw = np.zeros((128, 256), np.bool_)
+    judged_hw[:, :128] = True
+    part = appearance.looks(photo_HW, feature_NF[judged_N], judged_hw)
+    alone = appearance.looks(_noise(10), feature_NF[judged_N])
+    assert part == alone
+    np.testing.assert_allclose([part["brightness"], part["contrast"]], [120, 10], atol=0.5)
+    assert appearance.looks(photo_HW, feature_NF)["contrast"] > 50
+
+
+def test_the_looks_of_a_tile_have_no_color():
+    looks = appearance.looks_of_tile(_noise(10)[:32, :32].copy())
+    assert set(looks) == {"brightness", "contrast", "sharpness", "texture"}
+    assert all(np.isfinite(list(looks.values())))

@@ -49,7 +49,7 @@ def scorer(tiny_artifact):
 
 def test_the_expected_photograph_is_blended_from_the_reconstructions_of_its_tiles(scorer):
     gray_HW = concrete(SIZE, 56)  # two tiles that share 8 columns
-    ((x_hat_NSS, sigma_NSS),) = scorer._tiles.expect(cut(gray_HW, SIZE, OVERLAP))
+    ((x_hat_NSS, sigma_NSS, _),) = scorer._tiles.expect(cut(gray_HW, SIZE, OVERLAP))
     for blended_HW, (left_SS, right_SS), close in zip(
         scorer.expect(gray_HW), (127.5 * (x_hat_NSS + 1), 127.5 * sigma_NSS), (0.6, 0.2), strict=True
     ):

@@ -35,7 +35,7 @@ def metrics(sets=("internal", "external", "all"), **status):
             "predicted": {"normal": status["ok"] - 35, "crack": 35},
         },
         "failures": [],
-        "drift": {"drifted": False},
+        "drift": {"tested": True, "drifted": False},
         "threshold": {
             "score": "mse",
             "value": 0.012345,
@@ -106,6 +106,10 @@ def test_a_run_that_scored_nothing_has_counts():
     assert len(lines) == 3
 
 
+def test_a_survey_of_few_images_is_said_not_to_be_compared():
+    assert counts_lines(metrics() | {"drift": {"tested": False}})[0].startswith("too few images to compare")
+
+
 def test_a_drifted_survey_is_said_to_be_so_first_with_the_cure():
     feature = {"statistic": 0.5, "p_value": 1e-9, "direction": "lower"}
     features = {
@@ -113,7 +117,7 @@ def test_a_drifted_survey_is_said_to_be_so_first_with_the_cure():
         "texture": feature | {"p_value": 0.3},
         "latent": feature | {"direction": "higher"},
     }
-    drifted = metrics(undecodable=3) | {"drift": {"drifted": True, "size": 0.01, "features": features}}
+    drifted = metrics(undecodable=3) | {"drift": {"tested": True, "drifted": True, "size": 0.01, "features": features}}
     first, second, *_ = counts_lines(drifted)
     assert first.startswith("WARNING: the images are unlike those of the calibration: higher latent, lower brightness.")
     assert first.endswith("crackvae calibrate MODEL NORMALS --out NEW_MODEL")
