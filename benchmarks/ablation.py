@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import decks
 import metu
 import numpy as np
 import pandas as pd
-from comparison import beside, cached
+from comparison import beside, cached, workers
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
@@ -32,7 +31,7 @@ def report(data: Path, work: Path) -> str:
     """METU's development images and the decks, three seeds of each."""
     made = []
     for name, table in (("METU", _metu), ("Decks, photograph left out", _decks)):
-        with ProcessPoolExecutor(2) as pool:
+        with workers() as pool:
             frames = list(pool.map(partial(table, data, work), SEEDS))
         for seed, frame in zip(SEEDS, frames, strict=True):
             others = ["image alone", "VAE alone", "joined by p-values"]

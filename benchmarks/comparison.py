@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,10 +51,14 @@ def cached(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
+def workers(**options: Any) -> ProcessPoolExecutor:
+    """A process per core, started afresh: OpenCV's threads do not survive a fork."""
+    return ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn"), **options)
+
+
 def scored(model: Path | str, images: Iterable[Image]) -> pd.DataFrame:
     """The rows of `AnomalyScorer` for arrays, on all cores."""
-    cores = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(cores, initializer=_start, initargs=(str(model),)) as pool:
+    with workers(initializer=_start, initargs=(str(model),)) as pool:
         return pd.concat(pool.map(_score, _chunks(images)), ignore_index=True)
 
 

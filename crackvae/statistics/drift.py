@@ -70,7 +70,8 @@ class Spread:
         self._seen, self._every = 0, 1
 
     def add(self, value_NF: Features) -> None:
-        """Takes more rows."""
+        """Takes more rows; those that are not complete do not count."""
+        value_NF = value_NF[~np.isnan(value_NF).any(axis=1)]
         first = -self._seen % self._every
         self._kept_NF = np.concatenate([self._kept_NF, value_NF[first :: self._every]])
         self._seen += len(value_NF)
