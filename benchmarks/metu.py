@@ -63,7 +63,8 @@ def results(data: Path, work: Path, seed: int = 0) -> pd.DataFrame:
 def report(data: Path, work: Path) -> str:
     """Everything that metrics.json holds of the first seed."""
     metrics = summary.read(str(evaluate(data, work)))
-    return "\n".join(tables.counts_lines(metrics)) + "\n\n" + tables.metrics_table(metrics)
+    counts = "\n".join(tables.counts_lines(metrics))
+    return f"```\n{counts}\n```\n\n{tables.metrics_table(metrics)}"
 
 
 def by_appearance(data: Path, work: Path) -> str:

@@ -87,7 +87,7 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     """
     counts, threshold = metrics["counts"], metrics["threshold"]
     failed = {status: n for status, n in counts["status"].items() if status != Status.OK}
-    lines = _drift_lines(metrics["drift"]) if counts["scored"] else []
+    lines = _drift_lines(metrics["drift"])
     if failed:
         reasons = ", ".join(f"{count:,} {status}" for status, count in failed.items())
         total = f"{sum(failed.values()):,} of {counts['files']:,} files not scored"
@@ -109,12 +109,14 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     rate = threshold["false_alarm_rate"]
     promised = f"{rate['expected']:.1%} of images like them are above it ({rate['low']:.1%} to {rate['high']:.1%})"
     lines.append(f"threshold {threshold['value']:.4g}, {source} {normals}: {promised}")
+    if counts["scored"] and not metrics["drift"]["tested"]:
+        lines.append(
+            "too few images to compare with those of the calibration: whether its p-values hold here is not known"
+        )
     return lines
 
 
 def _drift_lines(drift: Mapping[str, Any]) -> list[str]:
-    if not drift["tested"]:
-        return ["too few images to compare with those of the calibration: whether its p-values hold here is not known"]
     if not drift["drifted"]:
         return []
     limit = drift["size"] / len(drift["features"])
