@@ -23,7 +23,7 @@ _EPILOG = """\
 exit codes: 0 done, 1 a defect of crackvae, 2 wrong usage, 3 bad input or refused,
             4 too many failed files (results are kept), 130 and 143 interrupted
 
-train, evaluate, score, reproduce and demo go on where they stopped when they are called again.
+train, calibrate, evaluate, score, reproduce and demo go on where they stopped when they are called again.
 """
 
 
