@@ -10,7 +10,7 @@ import decks
 import metu
 import numpy as np
 import pandas as pd
-from comparison import beside, cached, workers
+from comparison import beside, cached, resampled, shown, workers
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
@@ -18,6 +18,7 @@ from crackvae.images import evidence
 from crackvae.images.evidence import STEP
 from crackvae.model import artifact
 from crackvae.model.photograph import PhotoScorer, tile_scores
+from crackvae.report.tables import markdown
 
 Gray = NDArray[np.uint8]
 
@@ -36,9 +37,20 @@ def report(data: Path, work: Path) -> str:
         for seed, frame in zip(SEEDS, frames, strict=True):
             others = ["image alone", "VAE alone", "joined by p-values"]
             made.append(f"{name}, seed {seed}:\n\n{beside(frame, 'both', others)}")
+            if table is _decks:
+                made.append(_by_photograph(frame, others))
         mean = frames[0].assign(**{"mean of three seeds": np.mean([frame["both"] for frame in frames], axis=0)})
         made.append(f"{name}, an ensemble:\n\n{beside(mean, 'mean of three seeds', ['both'])}")
     return "\n\n".join(made)
+
+
+def _by_photograph(frame: pd.DataFrame, others: list[str]) -> str:
+    rows = []
+    for photo, cells in frame.groupby(frame.group.str[: len(decks.PHOTOS[0])]):
+        of_both = resampled(cells, "both")
+        ahead = [shown((of_both - resampled(cells, other)).intervals()["roc_auc"], "+") for other in others]
+        rows.append([str(photo), shown(of_both.intervals()["roc_auc"]), *ahead])
+    return markdown(["ROC-AUC", "both", *(f"ahead of {other} by" for other in others)], rows)
 
 
 def _metu(data: Path, work: Path, seed: int) -> pd.DataFrame:

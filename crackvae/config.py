@@ -115,7 +115,7 @@ class ScoringConfig(_Section):
     """How tiles are scored and judged.
 
     Attributes:
-        score: `lines` is the evidence for long, thin, dark lines; it needs native tiles and a
+        score: `lines` is the evidence for long, dark lines; it needs native tiles and a
             gaussian likelihood. `mse` is the reconstruction error; it needs images of one tile.
             `auto` follows from the tiling.
         batch_size: Tiles per pass through the network.

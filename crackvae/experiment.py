@@ -115,17 +115,15 @@ def calibrate(model: str, sources: Sequence[str], out: str, **options: Any) -> E
         options: normal, crack, label_column and device, as for `calibrate.recalibrate`.
     """
     from crackvae.cluster.calibrate import recalibrate
-    from crackvae.statistics.calibration import false_alarm_rate, threshold
+    from crackvae.statistics import calibration
 
     made = recalibrate(model, sources, out, **options)
     assert made.calibration is not None
-    score_n, alpha = made.calibration.normals.score_n, made.config.scoring.alpha
-    limit = threshold(score_n, alpha)
-    rate = false_alarm_rate(int((score_n > limit).sum()), len(score_n))
-    print(
-        f"threshold {limit:.4g}, from {len(score_n):,} calibration normals: {rate.expected:.1%} of images like them "
-        f"are above it ({rate.low:.1%} to {rate.high:.1%})"
-    )
+    normals = made.calibration.normals
+    limit = calibration.threshold(normals.score_n, made.config.scoring.alpha)
+    rate = normals.promise(limit)._asdict()
+    told = {"value": limit, "calibration_normals": len(normals.score_n), "false_alarm_rate": rate}
+    print(tables.threshold_line(told))
     print(f"model: {out}")
     return ExitCode.DONE
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from crackvae import storage
 from crackvae.cluster import claim, session, survey
 from crackvae.dataset import manifest, splitting
-from crackvae.model import artifact, card
+from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
 from crackvae.run import directory, shards
 from crackvae.schema import BASELINES, LOOKS, Label, Status
@@ -80,11 +80,7 @@ def recalibrate(
         "calibration_twins_left_out": readable.num_rows - kept.num_rows,
         "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    made = replace(made, provenance=provenance)
-    storage.write_bytes(storage.join(out, card.NAME), card.write(made).encode())
-    artifact.save(made, out)
-    storage.remove(storage.join(out, claim.WORK))
-    return artifact.load(out)
+    return claim.complete(replace(made, provenance=provenance), out)
 
 
 def one_per_group(table: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from crackvae import config as configuration
 from crackvae import storage
 from crackvae.errors import RefusedError
-from crackvae.model import artifact
+from crackvae.model import artifact, card
 from crackvae.model.artifact import Artifact
 from crackvae.run import directory
 from crackvae.terminal import log
@@ -57,6 +57,14 @@ def claim(out: str, facts: Mapping[str, Any]) -> None:
     if next(storage.list_files(out), None) is not None:
         raise RefusedError(f"{out}: holds something that is no model; give an empty directory")
     storage.write_bytes(path, json.dumps(facts, indent=1).encode())
+
+
+def complete(model: Artifact, out: str) -> Artifact:
+    """Writes a calibrated model with its card; the claim ends."""
+    storage.write_bytes(storage.join(out, card.NAME), card.write(model).encode())  # the artifact's last file comes last
+    artifact.save(model, out)
+    storage.remove(storage.join(out, WORK))
+    return artifact.load(out)
 
 
 def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

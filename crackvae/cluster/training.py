@@ -30,7 +30,7 @@ from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
 from crackvae.errors import CrackvaeError, InputError, TooManyFailedError, UsageError
 from crackvae.images.decode import Gray
-from crackvae.model import artifact, card, photograph
+from crackvae.model import artifact, photograph
 from crackvae.model.artifact import Artifact, Photographs
 from crackvae.model.backend import Backend
 from crackvae.schema import Label, Split
@@ -114,10 +114,7 @@ def train(
         if config.image.tiling == "native":
             model = replace(model, photographs=_learn_photographs(model, tiles, train_rows))
         model = calibrate(model, val_rows, storage.join(out, claim.WORK), device)
-    storage.write_bytes(storage.join(out, card.NAME), card.write(model).encode())
-    artifact.save(model, out)
-    storage.remove(storage.join(out, claim.WORK))
-    return artifact.load(out)
+    return claim.complete(model, out)
 
 
 def _normals(table: pa.Table, split: Split) -> pa.Table:

@@ -1,4 +1,4 @@
-"""How much speaks for a crack at each place of a photograph: long, thin, dark lines.
+"""How much speaks for a crack at each place of a photograph: long, dark lines.
 
 A crack goes on; texture does not. Line filters answer to short pieces of dark lines, the answers are
 compared with those around them, and the best path through each place adds them up along its way. Cracks

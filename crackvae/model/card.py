@@ -10,7 +10,7 @@ from crackvae.statistics import calibration
 NAME = "README.md"
 
 _SCORES = {
-    "lines": "evidence for long, thin, dark lines in photographs at their own resolution",
+    "lines": "evidence for long, dark lines in photographs at their own resolution",
     "mse": "the mean squared error of the whole image, resized to one tile, against its reconstruction",
 }
 
@@ -64,19 +64,19 @@ def write(model: Artifact) -> str:
 
 def _calibration(model: Artifact) -> list[str]:
     assert model.calibration is not None
-    score_n, alpha = model.calibration.normals.score_n, model.config.scoring.alpha
-    limit = calibration.threshold(score_n, alpha)
-    rate = calibration.false_alarm_rate(int((score_n > limit).sum()), len(score_n))
+    normals, alpha = model.calibration.normals, model.config.scoring.alpha
+    limit = calibration.threshold(normals.score_n, alpha)
+    rate = normals.promise(limit)
     lines = [
-        f"{len(score_n):,} other sound images, one of each twin group; alpha {alpha:g}, threshold {limit:.4g}",
+        f"{len(normals.score_n):,} other sound images, one of each twin group; alpha {alpha:g}, threshold {limit:.4g}",
         f"promise: a sound image exchangeable with them is flagged with a probability of {rate.expected:.1%} on "
         f"average over calibrations; the rate of this one lies in {rate.low:.1%} to {rate.high:.1%} with 95%",
     ]
     if model.provenance.get("calibrated_model"):
         lines.append(f"in the place of the calibration of model {model.provenance['calibrated_model'][:16]}...")
     if model.photographs is not None:
-        tiles_n = model.calibration.normals.tiles_n
-        lines.append(f"of {tiles_n.min():,} to {tiles_n.max():,} tiles; of larger photographs p-values are bounds")
+        fewest, most = normals.tiles_n.min(), normals.tiles_n.max()
+        lines.append(f"of {fewest:,} to {most:,} tiles; of larger photographs p-values are bounds")
         pitch = model.config.image.mm_per_pixel or model.photographs.domain.coarsest
         lines.append(f"pixel pitch {f'up to {pitch:.3g} mm' if pitch else 'unknown'}")
     return lines

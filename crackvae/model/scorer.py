@@ -32,10 +32,6 @@ class TileScorer:
         network = model.network().to(self._device)
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def score(self, tile_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Mean squared error of each tile against its reconstruction, as by `measure`."""
-        return self.measure(tile_NHW)[0]
-
     def measure(self, tile_NHW: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean squared error of each tile against its reconstruction, and the size of its latent mean.
 

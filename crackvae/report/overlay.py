@@ -162,7 +162,7 @@ def _with_bar(picture: Image.Image, title: str, verdict: str, limit: float) -> I
     for multiple, text in ticks.items():
         place = (4 * letter + ramp_px * (multiple - CLEAR) / (FULL - CLEAR), ramp_top + 1.2 * letter)
         pen.text(place, text, "black", font, anchor="ma")
-    caption = "anomaly map: evidence for a long, thin, dark line through a place; dark: not judged"
+    caption = "anomaly map: evidence for a long, dark line through a place; dark: not judged"
     pen.text((width / 2, ramp_top + 2.4 * letter), caption, "black", font, anchor="ma")
     return sheet
 

@@ -104,16 +104,25 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     bounds = metrics.get("p_values_that_are_bounds")
     if bounds:
         lines.append(f"{bounds:,} p-values are upper bounds: too few calibration images are as large")
-    source = "set by hand, beside" if threshold.get("set_by") == "value" else "from"
-    normals = f"{threshold['calibration_normals']:,} calibration normals"
-    rate = threshold["false_alarm_rate"]
-    promised = f"{rate['expected']:.1%} of images like them are above it ({rate['low']:.1%} to {rate['high']:.1%})"
-    lines.append(f"threshold {threshold['value']:.4g}, {source} {normals}: {promised}")
+    lines.append(threshold_line(threshold))
     if counts["scored"] and not metrics["drift"]["tested"]:
         lines.append(
             "too few images to compare with those of the calibration: whether its p-values hold here is not known"
         )
     return lines
+
+
+def threshold_line(threshold: Mapping[str, Any]) -> str:
+    """A threshold and what it promises.
+
+    Args:
+        threshold: As in metrics.json.
+    """
+    source = "set by hand, beside" if threshold.get("set_by") == "value" else "from"
+    normals = f"{threshold['calibration_normals']:,} calibration normals"
+    rate = threshold["false_alarm_rate"]
+    promised = f"{rate['expected']:.1%} of images like them are above it ({rate['low']:.1%} to {rate['high']:.1%})"
+    return f"threshold {threshold['value']:.4g}, {source} {normals}: {promised}"
 
 
 def _drift_lines(drift: Mapping[str, Any]) -> list[str]:

@@ -66,16 +66,14 @@ class Judge:
 
     def as_dict(self) -> dict[str, Any]:
         """For metrics.json; alpha is the share of the calibration normals above a threshold set by hand."""
-        above_n = calibration.is_anomalous(self.normals.score_n, self.threshold)
-        above = float(np.mean(above_n))
-        rate = calibration.false_alarm_rate(int(np.count_nonzero(above_n)), len(above_n))
+        above = float(np.mean(calibration.is_anomalous(self.normals.score_n, self.threshold)))
         return {
             "value": self.threshold,
             "alpha": self.alpha if self.value is None else above,
             "score": self.score,
             "set_by": "alpha" if self.value is None else "value",
             "calibration_normals": len(self.normals.score_n),
-            "false_alarm_rate": rate._asdict(),
+            "false_alarm_rate": self.normals.promise(self.threshold)._asdict(),
         }
 
 

@@ -178,6 +178,11 @@ class Normals:
         """Of images of one tile each."""
         return cls(score_n, score_n, np.ones(len(score_n), np.int32))
 
+    def promise(self, threshold: float) -> FalseAlarmRate:
+        """What a threshold promises of sound images, by `false_alarm_rate`."""
+        above = int(np.count_nonzero(is_anomalous(self.score_n, threshold)))
+        return false_alarm_rate(above, len(self.score_n))
+
     def judge(
         self, score_N: Floats, worst_tile_N: Floats, tiles_N: Counts, alpha: float, value: float | None = None
     ) -> Verdict:

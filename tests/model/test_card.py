@@ -50,4 +50,4 @@ def test_the_card_of_a_model_of_photographs_tells_sizes_and_pitch(tiny_artifact,
     text = card.write(model)
     assert "of 4 to 33 tiles" in text
     assert said in text
-    assert "long, thin, dark lines" in text
+    assert "long, dark lines" in text

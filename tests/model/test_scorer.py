@@ -17,19 +17,19 @@ def scorer(tiny_artifact):
 def test_a_score_is_the_mean_squared_error_of_the_reconstruction(scorer, tiles_NHW):
     x_NHW = tiles_NHW / 127.5 - 1
     expected_N = np.mean((scorer.reconstruct(tiles_NHW) - x_NHW) ** 2, axis=(1, 2))
-    np.testing.assert_allclose(scorer.score(tiles_NHW), expected_N, rtol=1e-5)
+    np.testing.assert_allclose(scorer.measure(tiles_NHW)[0], expected_N, rtol=1e-5)
 
 
 def test_a_score_does_not_depend_on_its_neighbours(scorer, tiles_NHW):
     """Batches are 8: 21 tiles fill two and a part of a third."""
-    whole_N = scorer.score(tiles_NHW)
-    np.testing.assert_array_equal(scorer.score(tiles_NHW[:8]), whole_N[:8])
-    np.testing.assert_allclose(scorer.score(tiles_NHW[5:6]), whole_N[5:6], rtol=1e-5)
+    whole_N = scorer.measure(tiles_NHW)[0]
+    np.testing.assert_array_equal(scorer.measure(tiles_NHW[:8])[0], whole_N[:8])
+    np.testing.assert_allclose(scorer.measure(tiles_NHW[5:6])[0], whole_N[5:6], rtol=1e-5)
     blanked_NHW = tiles_NHW.copy()
     blanked_NHW[3] = 0
     kept_N = np.arange(21) != 3
-    np.testing.assert_array_equal(scorer.score(blanked_NHW)[kept_N], whole_N[kept_N])
+    np.testing.assert_array_equal(scorer.measure(blanked_NHW)[0][kept_N], whole_N[kept_N])
 
 
 def test_no_tiles_no_scores(scorer):
-    assert scorer.score(np.empty((0, 32, 32), np.uint8)).shape == (0,)
+    assert scorer.measure(np.empty((0, 32, 32), np.uint8))[0].shape == (0,)

@@ -47,7 +47,7 @@ def model(survey, tmp_path_factory):
     uris = [storage.to_uri(str(path)) for path in sorted((survey / "normal").iterdir())[:20]]
     with Decoder(CONFIG.image) as decoder:
         tiles, part = decoder.read(pa.table({"uri": uris}))
-    scores = TileScorer(untrained, "cpu", "fp32").score(tiles)
+    scores = TileScorer(untrained, "cpu", "fp32").measure(tiles)[0]
     baselines, looks = ({name: part[name].to_numpy() for name in names} for names in (BASELINES, LOOKS))
     calibration = Calibration(uris, baselines, looks, Normals.of_single_tiles(scores))
     artifact.save(Artifact(CONFIG, weights, calibration, history, {}), location)
@@ -77,7 +77,7 @@ def finish(run, model):
         shard = run.plan.shard(number)
         with Decoder(CONFIG.image) as decoder:
             tiles, part = decoder.read(shard)
-        scores = pa.array(scorer.score(tiles), mask=np.asarray(part["status"]) != "ok")
+        scores = pa.array(scorer.measure(tiles)[0], mask=np.asarray(part["status"]) != "ok")
         for column in ("score", "reconstruction_error"):
             part = part.set_column(part.schema.get_field_index(column), column, scores)
         shards.write_part(run.location, run.identity, Work(number, 0), part)
