@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from math import isnan, prod
 from typing import Any, NamedTuple, Self
 
@@ -65,6 +66,7 @@ class Decoder:
 
     def __init__(self, image: ImageConfig) -> None:
         self._image = image
+        self.tile_size = image.tile_size
         self._child: _Child | None = None
 
     def read(self, files: pa.Table) -> tuple[NDArray[np.uint8], pa.Table]:
@@ -249,7 +251,12 @@ def _typed(row: Row) -> Row:
     if "taken" in row:
         row["taken"] = datetime.fromisoformat(row["taken"])
     row["status"] = str(Status.OK)
-    return {**row, **pa.RecordBatch.from_pylist([row], pa.schema([PART.field(name) for name in row])).to_pylist()[0]}
+    return dict(pa.RecordBatch.from_pylist([row], _schema(tuple(row))).to_pylist()[0])
+
+
+@lru_cache(maxsize=64)
+def _schema(names: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([PART.field(name) for name in names])
 
 
 def _arrays(data: memoryview, row: Row, image: ImageConfig) -> list[Gray]:
