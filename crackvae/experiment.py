@@ -12,7 +12,7 @@ from crackvae import config as configuration
 from crackvae import storage
 from crackvae.config import Config, TrainingConfig
 from crackvae.dataset import labels as labelling
-from crackvae.dataset import manifest, splitting
+from crackvae.dataset import manifest, splitting, table_files
 from crackvae.dataset.leakage import Leakage
 from crackvae.errors import ExitCode, InputError, RefusedError, UsageError
 from crackvae.images import synthetic
@@ -43,10 +43,10 @@ def index(sources: Sequence[str], out: str, **labels: Any) -> ExitCode:
     Args:
         sources: Folders, archives, images, tables or manifests.
         out: The manifest.
-        labels: normal, crack and label_column, as for `manifest.build`.
+        labels: normal, crack and label_column, as for `manifest.listing`.
     """
-    table, summary = manifest.build(sources, **labels)
-    manifest.write(table, out)
+    with manifest.listing(sources, **labels) as (blocks, summary):
+        manifest.write_blocks(blocks, out)
     print("\n".join(summary.lines()))
     print(f"manifest: {out} ({summary.seconds:.1f} s)")
     return ExitCode.DONE
@@ -128,6 +128,21 @@ def calibrate(model: str, sources: Sequence[str], out: str, **options: Any) -> E
     return ExitCode.DONE
 
 
+def plan(model: str, sources: Sequence[str], **options: Any) -> ExitCode:
+    """Prints what scoring a survey will take.
+
+    Args:
+        model: The model artifact.
+        sources: What would be scored.
+        options: As for `planning.estimate`.
+    """
+    from crackvae.cluster import planning
+
+    print("\n".join(planning.estimate(model, sources, **options).lines()))
+    print(f"nothing was scored; for that: crackvae score {model} {' '.join(sources)} --out RUN")
+    return ExitCode.DONE
+
+
 def score(model: str, sources: Sequence[str], out: str, *, structures: str | None = None, **options: Any) -> ExitCode:
     """Scores a survey, draws it, prints counts and where the results are.
 
@@ -195,7 +210,7 @@ def evaluate(
 
 
 def _evaluate_run(run: str, location: str, column: str) -> ExitCode:
-    by_image = labelling.by_image(manifest.read_table(location, {"image_id", column}), location, column)
+    by_image = labelling.by_image(table_files.read_table(location, {"image_id", column}), location, column)
     scored = directory.open_run(run)
     with lock.holding(run):
         labels.keep(scored, by_image, location)

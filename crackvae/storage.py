@@ -14,8 +14,11 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
@@ -26,6 +29,7 @@ from crackvae import object_store
 from crackvae.object_store import ask
 
 _PIECE = 2**23
+_LISTERS = 8  # folders of an object store that are listed at a time
 
 remote = object_store.remote
 
@@ -154,16 +158,43 @@ def list_files(location: str) -> Iterator[str]:
 
 
 def list_remote(location: str) -> Iterator[tuple[str, fs.FileInfo]]:
-    """The files below a remote folder, as paths relative to it, in no order; markers of folders are none.
+    """The files below a remote folder, as paths relative to it, sorted; markers of folders are none.
+
+    The folders in it are listed in parallel, and held one by one.
 
     Raises:
         OSError: There is no such folder, or it cannot be listed.
         UnavailableError: The object store gave no answer.
     """
     system, root = remote(location)
-    for info in ask(location, lambda: system.get_file_info(fs.FileSelector(root, recursive=True))):
-        if info.is_file:
-            yield str(info.path)[len(root.rstrip("/")) + 1 :], info
+    before = root.rstrip("/") + "/"
+
+    def listed(path: str, recursive: bool) -> list[fs.FileInfo]:
+        found = ask(location, lambda: system.get_file_info(fs.FileSelector(path, recursive=recursive)))
+        return sorted(found, key=lambda info: str(info.path) + "/" * (not info.is_file))
+
+    entries = listed(root, False)
+    if any(not info.path.startswith(before) or info.path.endswith("/") for info in entries):
+        entries = [info for info in listed(root, True) if info.is_file]  # keys with empty parts are no folders
+    with ThreadPoolExecutor(_LISTERS) as pool:
+        try:
+            left = iter(entries)
+            ahead = deque((info, _later(pool, info, listed)) for info in islice(left, _LISTERS))
+            while ahead:
+                info, later = ahead.popleft()
+                ahead.extend((info, _later(pool, info, listed)) for info in islice(left, 1))
+                for found in (info,) if later is None else later.result():
+                    if found.is_file:
+                        yield str(found.path)[len(before) :], found
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _later(
+    pool: ThreadPoolExecutor, info: fs.FileInfo, listed: Callable[[str, bool], list[fs.FileInfo]]
+) -> Future[list[fs.FileInfo]] | None:
+    """What is in a folder, once it is known."""
+    return None if info.is_file else pool.submit(listed, info.path, True)
 
 
 def remove(location: str) -> None:

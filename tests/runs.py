@@ -32,7 +32,10 @@ def create(location, files=FILES, labelled=True, ids="{}.jpg", facts=None):
     others = dict.fromkeys(BASELINES, DARKNESS_n) | dict.fromkeys(LOOKS, LOOKS_n)
     calibration = pa.table({"score": SCORE_n, "worst_tile_score": SCORE_n, "tiles": tiles_n, **others})
     return directory.create(
-        str(location), pa.Table.from_pylist(rows, MANIFEST), sets, {**FACTS, **(facts or {})}, calibration
+        str(location),
+        [pa.Table.from_pylist(rows, MANIFEST).append_column("set", sets)],
+        {**FACTS, **(facts or {})},
+        calibration,
     )
 
 

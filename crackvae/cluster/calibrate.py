@@ -114,7 +114,7 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     run = directory.open_run(location) if directory.exists(location) else None
     if run is None or any(run.facts.get(name) != value for name, value in facts.items()):
         storage.remove(location)  # of another machine: minutes of work, not worth an error
-        run = directory.create(location, normals, pa.nulls(normals.num_rows, pa.string()), facts)
+        run = directory.create(location, [normals], facts)
     survey.score(run, shards.missing(run)[0], uncalibrated, computed_on)
     parts = pa.concat_tables([part.table for part in shards.read_parts(run, range(run.plan.shards))])
     scored = parts.filter(pc.equal(parts["status"], str(Status.OK)))

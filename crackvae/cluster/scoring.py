@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from crackvae.run.directory import Run
 from crackvae.schema import EvaluationSet, Split, Status
 from crackvae.terminal import log
 
-Plan = Callable[[], tuple[pa.Table, pa.Array]]
+Plan = Callable[[], AbstractContextManager[Iterator[pa.Table]]]
 
 _SET_OF = {Split.TEST: EvaluationSet.INTERNAL, Split.EXTERNAL: EvaluationSet.EXTERNAL}
 
@@ -82,13 +83,17 @@ def score(
         "labels": [[*normal], [*crack], label_column],
     }
 
-    def plan() -> tuple[pa.Table, pa.Array]:
-        table, found = manifest.build(locations, normal=normal, crack=crack, label_column=label_column)
-        for line in found.lines():
-            log.info(line)
-        if {Split.TRAIN, Split.VAL} & set(table["split"].to_pylist()):
-            log.warning("metrics will include images of the splits train and val; `crackvae evaluate` leaves them out")
-        return table, pa.nulls(table.num_rows, pa.string())
+    @contextmanager
+    def plan() -> Iterator[Iterator[pa.Table]]:
+        listing = manifest.listing(locations, normal=normal, crack=crack, label_column=label_column)
+        with listing as (blocks, found):
+            for line in found.lines():
+                log.info(line)
+            if {Split.TRAIN, Split.VAL} & found.splits:
+                log.warning(
+                    "metrics will include images of the splits train and val; `crackvae evaluate` leaves them out"
+                )
+            yield blocks
 
     if mm_per_pixel:
         facts["given"] = {"mm_per_pixel": mm_per_pixel, "mm_per_pixel_error": 0.0}
@@ -107,7 +112,8 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
         "sources": [[storage.to_uri(manifest_location), _table_hash(manifest_location)]],
     }
 
-    def plan() -> tuple[pa.Table, pa.Array]:
+    @contextmanager
+    def plan() -> Iterator[Iterator[pa.Table]]:
         table = manifest.read(manifest_location)
         table = table.filter(pc.is_in(table["split"], pa.array([str(s) for s in _SET_OF])))
         table = table.filter(pc.is_valid(table["label"]))
@@ -117,7 +123,7 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
                 "run `crackvae split`, or `crackvae score` to score everything"
             )
         sets = [str(_SET_OF[Split(name)]) for name in table["split"].to_pylist()]
-        return table, pa.array(sets, pa.string())
+        yield iter([table.append_column("set", pa.array(sets, pa.string()))])
 
     return _job(model, out, facts, plan, device)
 
@@ -140,18 +146,19 @@ def _job(
         "crackvae": crackvae.__version__,
         "scoring": {"score": rules.score, "alpha": rules.alpha, "max_failed_fraction": rules.max_failed_fraction},
     }
-    planned = None
-    if directory.exists(out):
-        run = _open(out, facts)
-        if run.finished and (retry is None or str(retry) not in summary.read(out)["counts"]["status"]):
-            log.info("%s is already finished%s", out, f"; none of its files is {retry}" if retry else "")
-            return _outcome(run, loaded)
-    elif retry is not None:
-        raise InputError(f"{out}: is no run; --retry tries the failed files of a scored one again")
-    else:
-        directory.check_empty(out)
-        planned = plan()
-    with lock.holding(out):
+    with ExitStack() as stack:
+        planned = None
+        if directory.exists(out):
+            run = _open(out, facts)
+            if run.finished and (retry is None or str(retry) not in summary.read(out)["counts"]["status"]):
+                log.info("%s is already finished%s", out, f"; none of its files is {retry}" if retry else "")
+                return _outcome(run, loaded)
+        elif retry is not None:
+            raise InputError(f"{out}: is no run; --retry tries the failed files of a scored one again")
+        else:
+            directory.check_empty(out)
+            planned = stack.enter_context(plan())
+        stack.enter_context(lock.holding(out))
         if planned is not None and not directory.exists(out):
             run = _begin(out, planned, facts, model, loaded, device)
         else:
@@ -176,13 +183,13 @@ def _open(out: str, facts: Mapping[str, Any]) -> Run:
 
 
 def _begin(
-    out: str, planned: tuple[pa.Table, pa.Array], facts: Mapping[str, Any], model: str, loaded: Artifact, device: str
+    out: str, planned: Iterable[pa.Table], facts: Mapping[str, Any], model: str, loaded: Artifact, device: str
 ) -> Run:
     assert loaded.calibration is not None
     calibration = loaded.calibration.as_table().drop_columns("image_id")
     with session.session():
         computed_on = _backend(loaded, device)
-        run = directory.create(out, *planned, {**facts, "backend": computed_on.as_dict()}, calibration)
+        run = directory.create(out, planned, {**facts, "backend": computed_on.as_dict()}, calibration)
         work, _ = shards.missing(run)
         survey.score(run, work, model, computed_on)
     return run

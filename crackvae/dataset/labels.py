@@ -42,38 +42,48 @@ def vocabulary(normal: Sequence[str], crack: Sequence[str]) -> Mapping[str, Labe
     return {**dict.fromkeys(of_normal, Label.NORMAL), **dict.fromkeys(of_crack, Label.CRACK)}
 
 
-def from_folders(
-    paths: Sequence[str], root: str, names: Mapping[str, Label], *, required: bool = False
-) -> list[Label | None]:
-    """Labels files by the nearest folder whose name means one.
+class FolderLabels:
+    """Labels the files of a source by the nearest folder whose name means one.
 
     Args:
-        paths: Relative paths with `/`.
-        root: Name of the folder or archive that they are relative to. It labels all files where
+        root: Name of the folder or archive that paths are relative to. It labels all files where
             no folder in it means a label.
         names: From `vocabulary`.
         required: Whether finding no label at all is an error (the names were given by hand).
-
-    Returns:
-        One label per path; all None where no folder name means a label.
-
-    Raises:
-        InputError: Some files lie in folders that mean a label and others do not.
     """
-    of_folder = {folder: _label(folder, names) for folder in {_folder(path) for path in paths}}
-    if not any(of_folder.values()):
-        label = names.get(_plain(root))
-        of_folder = dict.fromkeys(of_folder, label)
-    labels = [of_folder[_folder(path)] for path in paths]
-    if required and not any(labels):
-        raise InputError(f"{root}: no folder is named {_listed(names)}; found {_found(paths)}")
-    if any(labels) and not all(labels):
-        unknown = [path for path, label in zip(paths, labels, strict=True) if label is None]
-        raise InputError(
-            f"{root}: some folders mean no label: {_found(unknown)}; name them with "
-            "--normal NAME or --crack NAME, or index them as a source of their own"
-        )
-    return labels
+
+    def __init__(self, root: str, names: Mapping[str, Label], *, required: bool = False) -> None:
+        self._root, self._names, self._required = root, names, required
+        self._label: dict[str, Label | None] = {}  # of a folder
+        self._files: Counter[str] = Counter()
+
+    def add(self, path: str) -> Label | None:
+        """The label that the folders of a relative path with `/` give it."""
+        folder = path.rpartition("/")[0]
+        if folder not in self._label:
+            self._label[folder] = _label(folder, self._names)
+        self._files[folder] += 1
+        return self._label[folder]
+
+    def of_all(self) -> Label | None:
+        """Once all files were added, the label of all of them where it is the root that means one.
+
+        Raises:
+            InputError: Some files lie in folders that mean a label and others do not; or none is found and one
+                is required.
+        """
+        unknown = Counter({folder: count for folder, count in self._files.items() if self._label[folder] is None})
+        if len(unknown) < len(self._files):
+            if unknown:
+                raise InputError(
+                    f"{self._root}: some folders mean no label: {_found(unknown)}; name them with "
+                    "--normal NAME or --crack NAME, or index them as a source of their own"
+                )
+            return None
+        label = self._names.get(_plain(self._root))
+        if self._required and label is None:
+            raise InputError(f"{self._root}: no folder is named {_listed(self._names)}; found {_found(unknown)}")
+        return label
 
 
 def from_column(values: Iterable[object], origin: str, names: Mapping[str, Label]) -> list[Label | None]:
@@ -132,10 +142,6 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
 
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
 def _label(folder: str, names: Mapping[str, Label]) -> Label | None:
     for part in reversed(PurePosixPath(folder).parts):
         if _plain(part) in names:
@@ -143,10 +149,9 @@ def _label(folder: str, names: Mapping[str, Label]) -> Label | None:
     return None
 
 
-def _found(paths: Sequence[str]) -> str:
-    counts = Counter(_folder(path) or "." for path in paths)
-    shown = [f"{folder!r} ({count})" for folder, count in counts.most_common(5)]
-    return ", ".join(shown) + (" ..." if len(counts) > 5 else "")
+def _found(files: Counter[str]) -> str:
+    shown = [f"{folder or '.'!r} ({count})" for folder, count in files.most_common(5)]
+    return ", ".join(shown) + (" ..." if len(files) > 5 else "")
 
 
 def _listed(names: Mapping[str, Label]) -> str:

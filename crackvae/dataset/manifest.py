@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import io
+import math
 import os
 import posixpath
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import IO, Any
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from crackvae import object_store, storage
-from crackvae.dataset import labels, sources
+from crackvae.dataset import labels, sources, table_files
+from crackvae.dataset.labels import FolderLabels
 from crackvae.errors import InputError
 from crackvae.schema import MANIFEST, SCHEMA_VERSION, Label
 
 _VERSION_KEY = b"crackvae.schema_version"
 # What files are checked by: taken from crackvae's own manifests, as elsewhere a size may be anything.
 _OWN = frozenset({"size", "mtime", "content_hash"})
+_NAMES = ("uri", "image_id")  # that no two rows share
+_BLOCK_FILES = 2**16
+_HASHES = 2**20  # held at a time
 
 
 @dataclass
@@ -35,6 +43,7 @@ class Summary:
         images: Rows of the manifest.
         bytes: Their total size, where sizes are known.
         labels: Images by label; those without under "unlabelled".
+        splits: That rows have.
         skipped: Files that are no images, by suffix; macOS's shadows of files as `._*`.
         unlisted: Folders that cannot be listed; each is a row, which says why when it is read.
         repeated: URIs that were named more than once and kept once.
@@ -44,10 +53,20 @@ class Summary:
     images: int = 0
     bytes: int = 0
     labels: dict[str, int] = field(default_factory=dict)
+    splits: set[str] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)
     unlisted: int = 0
     repeated: int = 0
     seconds: float = 0.0
+
+    def add(self, table: pa.Table) -> None:
+        """Counts rows of a manifest."""
+        self.images += table.num_rows
+        self.bytes += pc.sum(table["size"]).as_py() or 0
+        self.splits |= {*pc.unique(table["split"].drop_null()).to_pylist()}
+        for row in pc.value_counts(table["label"]).to_pylist():
+            name = str(row["values"] or "unlabelled")
+            self.labels[name] = self.labels.get(name, 0) + row["counts"]
 
     def lines(self) -> list[str]:
         """For people."""
@@ -69,7 +88,22 @@ def build(
     crack: Sequence[str] = (),
     label_column: str = "label",
 ) -> tuple[pa.Table, Summary]:
-    """Lists sources into a manifest; opens no image.
+    """Lists sources into a manifest; opens no image. Arguments, order and errors are those of `listing`."""
+    with listing(locations, normal=normal, crack=crack, label_column=label_column) as (blocks, summary):
+        return pa.concat_tables(blocks).combine_chunks(), summary
+
+
+@contextmanager
+def listing(
+    locations: Sequence[str],
+    *,
+    normal: Sequence[str] = (),
+    crack: Sequence[str] = (),
+    label_column: str = "label",
+) -> Iterator[tuple[Iterator[pa.Table], Summary]]:
+    """Lists sources; the rows wait in a temporary file, so that memory does not grow with them.
+
+    It does grow with the largest folder, with an archive's members, and where files are named more than once.
 
     Args:
         locations: Folders, archives, images, or tables of URIs (a manifest is one).
@@ -77,9 +111,9 @@ def build(
         crack: Folder names or values that mean crack, instead of the common ones.
         label_column: The column of a table that holds labels.
 
-    Returns:
-        The manifest and what was found. Rows are sorted by path within a source, those of a
-        .tar.gz are in its own order.
+    Yields:
+        The rows of the manifest in blocks, and what was found. Rows are sorted by path within a source, those
+        of a .tar.gz are in its own order.
 
     Raises:
         InputError: A source cannot be listed, labels are unclear, or there is no image.
@@ -87,35 +121,92 @@ def build(
     start = time.monotonic()
     summary = Summary()
     names = labels.vocabulary(normal, crack)
-    tables = []
-    for location in locations:
-        if sources.kind(location) == "table":
-            tables.append(_from_table(location, label_column, names))
-        else:
-            tables.append(_from_listing(location, names, bool(normal or crack), summary))
-    table = pa.concat_tables(tables)
-    if table.num_rows == 0:
-        found = _listed(summary.skipped, most=5) or "no file at all"
-        raise InputError(f"{', '.join(locations)}: no image; found {found}")
-    table = _unique(table, summary)
-    summary.images = table.num_rows
-    summary.bytes = pc.sum(table["size"]).as_py() or 0
-    summary.labels = {
-        str(row["values"] or "unlabelled"): row["counts"] for row in pc.value_counts(table["label"]).to_pylist()
-    }
-    summary.seconds = time.monotonic() - start
-    return table, summary
+    with tempfile.TemporaryDirectory(prefix="crackvae-") as folder:
+        spool = _Spool(Path(folder))
+        for location in locations:
+            if sources.kind(location) == "table":
+                spool.add(_from_table(location, label_column, names), None)
+            else:
+                of_folder = FolderLabels(_root(location), names, required=bool(normal or crack))
+                spool.add(_from_listing(location, of_folder, summary), of_folder)
+        if not spool.rows:
+            found = _listed(summary.skipped, most=5) or "no file at all"
+            raise InputError(f"{', '.join(locations)}: no image; found {found}")
+        unique = [_unique(pa.concat_tables(spool.blocks()), summary)] if spool.repeats() else None
+        for block in unique or spool.blocks():
+            summary.add(block)
+        summary.seconds = time.monotonic() - start
+        yield iter(unique) if unique else spool.blocks(), summary
+
+
+class _Spool:
+    """Rows of a manifest in a temporary folder, source by source."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows = 0
+        self._folder = folder
+        self._labels: list[str | None] = []  # of all rows of a source
+
+    def add(self, blocks: Iterator[pa.Table], of_folder: FolderLabels | None) -> None:
+        """Takes the rows of a source, and once they are known the label that all of them have."""
+        with ExitStack() as stack:
+            writer = stack.enter_context(pq.ParquetWriter(self._file(len(self._labels)), MANIFEST))
+            hashes = {name: stack.enter_context(self._hashes(name).open("ab")) for name in _NAMES}
+            for block in blocks:
+                writer.write_table(block)
+                self.rows += block.num_rows
+                for name, stream in hashes.items():
+                    text_N = block[name].to_numpy(zero_copy_only=False)
+                    stream.write(pd.util.hash_array(text_N, categorize=False).tobytes())
+        label = of_folder.of_all() if of_folder else None
+        self._labels.append(label and str(label))
+
+    def blocks(self) -> Iterator[pa.Table]:
+        """The rows, as they were added."""
+        for number, label in enumerate(self._labels):
+            with pq.ParquetFile(self._file(number)) as file:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group)
+                    if label is not None:
+                        of_all = pa.repeat(pa.scalar(label), table.num_rows)
+                        table = table.set_column(table.schema.get_field_index("label"), "label", of_all)
+                    yield table.cast(MANIFEST)
+
+    def repeats(self) -> bool:
+        """Whether two rows share a URI or an image_id, as far as hashes of 64 bits tell."""
+        return any(_repeats(self._hashes(name)) for name in _NAMES)
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{number}.parquet"
+
+    def _hashes(self, name: str) -> Path:
+        return self._folder / f"{name}.hashes"
+
+
+def _repeats(path: Path) -> bool:
+    """Whether a file of 64-bit numbers holds one twice, in memory for a million of them."""
+    parts = math.ceil(path.stat().st_size / (8 * _HASHES))
+    for part in range(parts):
+        kept = []
+        with path.open("rb") as stream:
+            while len(piece := np.fromfile(stream, np.uint64, _HASHES)):
+                kept.append(piece[piece % np.uint64(parts) == part])
+        if (np.diff(np.sort(np.concatenate(kept))) == 0).any():
+            return True
+    return False
 
 
 def write(table: pa.Table, location: str) -> None:
     """Writes a manifest, whole or not at all."""
-    buffer = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata({_VERSION_KEY: str(SCHEMA_VERSION)}),
-        buffer,
-        compression="zstd",
-    )
-    storage.write_bytes(location, buffer.getvalue())
+    write_blocks([table], location)
+
+
+def write_blocks(blocks: Iterable[pa.Table], location: str) -> None:
+    """The same from blocks, in memory for one of them."""
+    schema = MANIFEST.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION)})
+    with storage.writing(location) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for block in blocks:
+            writer.write_table(block.replace_schema_metadata(schema.metadata))
 
 
 def read(location: str) -> pa.Table:
@@ -124,7 +215,7 @@ def read(location: str) -> pa.Table:
     Raises:
         InputError: It is missing, damaged, newer than this version, or something else.
     """
-    table = _read_parquet(location)
+    table = table_files.read_parquet(location)
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"")
     if version.isdigit() and int(version) > SCHEMA_VERSION:
         raise InputError(f"{location}: was written by a newer crackvae; update this one")
@@ -143,34 +234,42 @@ def rows(table: pa.Table, **values: str) -> pa.Table:
     return table
 
 
-def _from_listing(location: str, names: Mapping[str, Label], required: bool, summary: Summary) -> pa.Table:
-    files = []
-    for file in sources.list_source(location):
+def _root(location: str) -> str:
+    """The name that the paths in a source are relative to, which may mean a label."""
+    is_one_image = sources.kind(location) == "image"
+    return storage.name(storage.parent(location) if is_one_image else location).partition(".")[0]
+
+
+def _from_listing(location: str, of_folder: FolderLabels, summary: Summary) -> Iterator[pa.Table]:
+    files = _images(sources.list_source(location), summary)
+    in_order = storage.name(location).lower().endswith(sources.SEQUENTIAL_SUFFIXES)
+    if sources.kind(location) == "archive" and not in_order:
+        files = iter(sorted(files, key=lambda file: (file.path, file.uri)))
+    while block := list(islice(files, _BLOCK_FILES)):
+        images = [None if file.path.endswith("/") else file.path for file in block]
+        label = [path and of_folder.add(path) for path in images]
+        yield _table(
+            {
+                "image_id": [file.path for file in block],
+                "uri": [file.uri for file in block],
+                "size": [file.size for file in block],
+                "mtime": [file.mtime for file in block],
+                "label": [name and str(name) for name in label],
+            }
+        )
+
+
+def _images(files: Iterable[sources.File], summary: Summary) -> Iterator[sources.File]:
+    """Images, and folders that cannot be listed; the rest is counted."""
+    for file in files:
         is_folder = file.path.endswith("/")
         summary.unlisted += is_folder
         if is_folder or sources.is_image(file.path):
-            files.append(file)
+            yield file
         else:
             name = PurePosixPath(file.path)
             suffix = "._*" if name.name.startswith("._") else name.suffix.lower()
             summary.skipped[suffix or "(no suffix)"] += 1
-    kind = sources.kind(location)
-    if not storage.name(location).lower().endswith(sources.SEQUENTIAL_SUFFIXES):
-        files.sort(key=lambda file: (file.path, file.uri))
-    paths = [file.path for file in files]
-    is_one_image = kind == "image"
-    root = storage.name(storage.parent(location) if is_one_image else location).partition(".")[0]
-    images = [path for path in paths if not path.endswith("/")]
-    label_of = dict(zip(images, labels.from_folders(images, root, names, required=required), strict=True))
-    return _table(
-        {
-            "image_id": paths,
-            "uri": [file.uri for file in files],
-            "size": [file.size for file in files],
-            "mtime": [file.mtime for file in files],
-            "label": [str(label) if (label := label_of.get(path)) else None for path in paths],
-        }
-    )
 
 
 def _listed(skipped: Mapping[str, int], most: int | None = None) -> str:
@@ -178,24 +277,34 @@ def _listed(skipped: Mapping[str, int], most: int | None = None) -> str:
     return ", ".join(f"{count:,} {suffix}" for suffix, count in ranked[:most])
 
 
-def _from_table(location: str, label_column: str, names: Mapping[str, Label]) -> pa.Table:
-    table = read_table(location, {label_column, *(field.name for field in MANIFEST if field.type == pa.string())})
+def _from_table(location: str, label_column: str, names: Mapping[str, Label]) -> Iterator[pa.Table]:
+    schema = table_files.read_schema(location)
     for column in {"uri", label_column} - {"label"}:
-        if column not in table.schema.names:
-            found = ", ".join(map(repr, table.schema.names))
+        if column not in schema.names:
+            found = ", ".join(map(repr, schema.names))
             raise InputError(f"{location}: has no column {column!r}; found {found}")
     for column in {*MANIFEST.names, label_column}:
-        if table.schema.names.count(column) > 1:
+        if schema.names.count(column) > 1:
             raise InputError(f"{location}: has several columns {column!r}; keep one")
+    taken = _taken(schema)
+    before = 0
+    for block in table_files.read_blocks(location, ({"uri", "image_id", label_column} & {*schema.names}) | taken):
+        yield _block_of_table(block, location, label_column, names, taken, before)
+        before += block.num_rows
+
+
+def _block_of_table(
+    table: pa.Table, location: str, label_column: str, names: Mapping[str, Label], taken: set[str], before: int
+) -> pa.Table:
     given = [str(value) if value is not None else "" for value in table["uri"].to_pylist()]
     if "" in given:
-        raise InputError(f"{location}: row {given.index('') + 1} has no uri; fill or remove it")
+        raise InputError(f"{location}: row {before + given.index('') + 1} has no uri; fill or remove it")
     folder = storage.parent(location)
     columns: dict[str, Any] = {
         "image_id": given,
-        "uri": [_absolute(uri, folder, f"{location}: row {row}") for row, uri in enumerate(given, 1)],
+        "uri": [_absolute(uri, folder, f"{location}: row {row}") for row, uri in enumerate(given, before + 1)],
     }
-    columns |= {name: table[name].combine_chunks() for name in _taken(table.schema)}
+    columns |= {name: table[name].combine_chunks() for name in taken}
     if "image_id" in table.schema.names:
         named = zip(table["image_id"].to_pylist(), given, strict=True)
         columns["image_id"] = [uri if name is None else str(name) for name, uri in named]
@@ -261,52 +370,3 @@ def _unique(table: pa.Table, summary: Summary) -> pa.Table:
         position = table.schema.get_field_index("image_id")
         table = table.set_column(position, MANIFEST.field("image_id"), pa.array(ids, pa.string()))
     return table
-
-
-def read_table(location: str, text: Iterable[str]) -> pa.Table:
-    """Reads a table, by its name CSV or Parquet.
-
-    Args:
-        location: Of the file.
-        text: As for `read_csv`.
-
-    Raises:
-        InputError: It is missing, or damaged.
-    """
-    return read_csv(location, text) if storage.name(location).lower().endswith(".csv") else _read_parquet(location)
-
-
-def read_csv(location: str, text: Iterable[str]) -> pa.Table:
-    """Reads a CSV file; a cell may go on in the next line.
-
-    Args:
-        location: Of the file.
-        text: Columns that are not guessed at: a group 007 is no number. An empty cell of them is null.
-
-    Raises:
-        InputError: It is missing, or damaged.
-    """
-    options = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(text, pa.string()), null_values=[""], strings_can_be_null=True
-    )
-    lines = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    return _read(
-        location, "CSV", lambda stream: pyarrow.csv.read_csv(stream, parse_options=lines, convert_options=options)
-    )
-
-
-def _read_parquet(location: str) -> pa.Table:
-    return _read(location, "Parquet", pq.read_table)
-
-
-def _read(location: str, kind: str, parse: Callable[[IO[bytes]], pa.Table]) -> pa.Table:
-    try:
-        with storage.open_input(location) as stream:
-            table = parse(stream)
-            table.validate(full=True)  # that text is UTF-8: Arrow takes a file's word for it
-            return table
-    except FileNotFoundError as error:
-        raise InputError(f"{location}: no such file") from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{location}: cannot be read as {kind}: {reason}") from error

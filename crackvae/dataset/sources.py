@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 from urllib.parse import quote, unquote_to_bytes
 
 from crackvae import object_store, storage
@@ -82,9 +82,10 @@ def kind(source: str) -> str:
 
 
 def list_source(source: str) -> Iterator[File]:
-    """Names every file of a folder, an archive or a single image, images or not, in no order.
+    """Names every file of a folder, an archive or a single image, images or not.
 
-    A link to a folder is named as if it were a file: it is not followed, and so it is counted.
+    A folder's are sorted by path, in memory for the largest folder in it; an archive's are in its own order. A
+    link to a folder is named as if it were a file: it is not followed, and so it is counted.
 
     Raises:
         InputError: The archive is damaged, or the folder cannot be listed.
@@ -99,38 +100,57 @@ def list_source(source: str) -> Iterator[File]:
     elif path is None:
         yield from _list_remote_folder(uri)
     elif what == "image":
-        yield _local_file(str(path), path.name)
+        yield _local_file(str(path), path.name, storage.to_uri(str(path)))
     else:
         yield from _list_local_folder(str(path))
 
 
+class _Folder(NamedTuple):
+    path: str  # each of these with what goes before a name in it
+    relative: str
+    uri: str
+
+
 def _list_local_folder(root: str) -> Iterator[File]:
-    folders = [root]  # not os.walk, which recurses, and would leave out what it cannot list
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as found:
-                entries = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in found]
-        except OSError as error:
-            if folder == root:
-                raise InputError(f"{root}: cannot be listed: {_reason(error)}") from error
-            path = _text(os.fsencode(os.path.relpath(folder, root)))
-            yield File(f"{path}/", storage.to_uri(folder) + "/", None, None)
-            continue
-        folders += [path for path, is_folder in entries if is_folder]
-        for path, is_folder in entries:
-            if not is_folder:
-                yield _local_file(path, os.path.relpath(path, root))
+    folder = _Folder(os.path.join(root, ""), "", storage.to_uri(root).rstrip("/") + "/")
+    open_folders = [(folder, _sorted_entries(folder))]  # not os.walk, which leaves out what it cannot list
+    while open_folders:
+        folder, left = open_folders[-1]
+        name, is_folder = next(left, ("", False))
+        if not name:
+            open_folders.pop()
+        elif not is_folder:
+            data = os.fsencode(name)
+            yield _local_file(folder.path + name, folder.relative + _text(data), folder.uri + quote(data))
+        else:
+            data = os.fsencode(name)
+            inner = _Folder(f"{folder.path}{name}/", f"{folder.relative}{_text(data)}/", f"{folder.uri}{quote(data)}/")
+            try:
+                open_folders.append((inner, _sorted_entries(inner)))
+            except InputError:
+                yield File(inner.relative, inner.uri, None, None)
 
 
-def _local_file(path: str, relative: str) -> File:
+def _sorted_entries(folder: _Folder) -> Iterator[tuple[str, bool]]:
+    """What is in a folder, in an order that makes that of all paths: a/b comes after a.jpg."""
+    try:
+        with os.scandir(folder.path) as found:
+            entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    except OSError as error:
+        raise InputError(f"{folder.path.rstrip('/')}: cannot be listed: {_reason(error)}") from error
+    data = ((os.fsencode(name), is_folder) for name, is_folder in entries)
+    keys = [(_text(name) + "/" * is_folder, name) for name, is_folder in data]
+    return (entries[index] for index in sorted(range(len(entries)), key=keys.__getitem__))
+
+
+def _local_file(path: str, relative: str, uri: str) -> File:
     try:
         info = os.stat(path)
     except OSError:  # a dangling link is a row all the same: reading it says why
         size, mtime = None, None
     else:
         size, mtime = info.st_size, _time(info.st_mtime)
-    return File(_text(os.fsencode(relative)), storage.to_uri(path), size, mtime)
+    return File(relative, uri, size, mtime)
 
 
 def _list_remote_folder(uri: str) -> Iterator[File]:

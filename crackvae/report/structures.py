@@ -12,7 +12,7 @@ import pyarrow as pa
 from wcmatch import glob
 
 from crackvae import storage
-from crackvae.dataset import manifest
+from crackvae.dataset import table_files
 from crackvae.errors import InputError
 from crackvae.report import tables
 from crackvae.run import finalize
@@ -87,7 +87,7 @@ def read(location: str) -> pa.Table:
     Raises:
         InputError: The file cannot be read, lacks a column or a value, or has a pattern twice.
     """
-    found = manifest.read_csv(location, TABLE.names)
+    found = table_files.read_csv(location, TABLE.names)
     for name in TABLE.names:
         if found.schema.names.count(name) != 1:
             columns = ", ".join(map(repr, found.schema.names))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -114,39 +114,42 @@ class Run:
         return storage.exists(self.path(SUCCESS))
 
 
-def assign_shards(size_N: Sequence[int | None]) -> NDArray[np.int32]:
-    """Numbers the shards of a manifest: neighbours, up to 256 files or 128 MiB, whichever is first.
+class Sharding:
+    """Numbers the shards of a manifest: neighbours, up to 256 files or 128 MiB, whichever is first."""
 
-    Args:
-        size_N: Bytes of each file, in manifest order; None where unknown.
+    def __init__(self) -> None:
+        self._shard = self._files = self._held = 0
 
-    Returns:
-        shard_N, not decreasing, without gaps. A larger file has a shard of its own.
-    """
-    shard_N = np.empty(len(size_N), np.int32)
-    shard, files, held = 0, 0, 0
-    for index, size in enumerate(size_N):
-        assumed = _UNKNOWN_BYTES if size is None else size
-        if files and (files == SHARD_FILES or held + assumed > SHARD_BYTES):
-            shard, files, held = shard + 1, 0, 0
-        files, held = files + 1, held + assumed
-        shard_N[index] = shard
-    return shard_N
+    def assign(self, size_N: Sequence[int | None]) -> NDArray[np.int32]:
+        """Takes the next files.
+
+        Args:
+            size_N: Bytes of each, in manifest order; None where unknown.
+
+        Returns:
+            shard_N, not decreasing, without gaps. A larger file has a shard of its own.
+        """
+        shard_N = np.empty(len(size_N), np.int32)
+        for index, size in enumerate(size_N):
+            assumed = _UNKNOWN_BYTES if size is None else size
+            if self._files and (self._files == SHARD_FILES or self._held + assumed > SHARD_BYTES):
+                self._shard, self._files, self._held = self._shard + 1, 0, 0
+            self._files, self._held = self._files + 1, self._held + assumed
+            shard_N[index] = self._shard
+        return shard_N
 
 
 def create(
     location: str,
-    table: pa.Table,
-    sets: pa.Array,
+    blocks: Iterable[pa.Table],
     facts: Mapping[str, Any],
     calibration: pa.Table | None = None,
 ) -> Run:
-    """Starts a run in an empty or missing directory.
+    """Starts a run in an empty or missing directory, in memory for a block.
 
     Args:
         location: The directory.
-        table: The manifest.
-        sets: The evaluation set of each row, or nulls.
+        blocks: The manifest in pieces; where it is labelled, with a column `set`, the evaluation set of each row.
         facts: What decides the results besides the files below, by name; it must fit in JSON.
         calibration: What the calibration normals scored, as for `judge.load`; without it, the run
             can be scored and not be judged.
@@ -155,16 +158,14 @@ def create(
         RefusedError: The directory holds something else.
     """
     check_empty(location)
-    shard_N = assign_shards(table["size"].to_pylist())
-    plan = table.append_column("set", sets).append_column("shard", pa.array(shard_N, pa.int32()))
     all_facts = {
         **facts,
         "schema_version": SCHEMA_VERSION,
-        "manifest": _write(storage.join(location, PLAN), plan.cast(PLAN_SCHEMA), shard_N // _GROUP_SHARDS),
+        "manifest": _write(storage.join(location, PLAN), _groups(blocks), PLAN_SCHEMA),
     }
     if calibration is not None:
-        rows_N = np.zeros(calibration.num_rows)
-        all_facts["calibration"] = _write(storage.join(location, CALIBRATION), calibration, rows_N)
+        table = calibration.replace_schema_metadata(None)
+        all_facts["calibration"] = _write(storage.join(location, CALIBRATION), [table], table.schema)
     header = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -176,13 +177,28 @@ def create(
     return open_run(location)
 
 
-def _write(location: str, table: pa.Table, group_N: NDArray[Any]) -> str:
-    """Writes a table in row groups of equal group_N, and returns the SHA-256 of the file."""
-    table = table.replace_schema_metadata(None)
-    edges = [0, *(np.flatnonzero(np.diff(group_N)) + 1), len(table)]
-    with storage.writing(location) as stream, pq.ParquetWriter(stream, table.schema, compression="zstd") as writer:
+def _groups(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The plan in its row groups."""
+    sharding, held = Sharding(), PLAN_SCHEMA.empty_table()
+    for block in blocks:
+        columns = {name: block[name] for name in block.schema.names}
+        columns.setdefault("set", pa.nulls(block.num_rows, pa.string()))
+        columns["shard"] = pa.array(sharding.assign(block["size"].to_pylist()))
+        planned = pa.table(columns).select(PLAN_SCHEMA.names).cast(PLAN_SCHEMA)
+        held = pa.concat_tables([held, planned]).combine_chunks()
+        group_N = held["shard"].to_numpy() // _GROUP_SHARDS
+        edges = [0, *(np.flatnonzero(np.diff(group_N)) + 1)]
         for start, stop in pairwise(edges):
-            writer.write_table(table.slice(start, stop - start))
+            yield held.slice(start, stop - start)
+        held = held.slice(edges[-1])
+    yield held
+
+
+def _write(location: str, groups: Iterable[pa.Table], schema: pa.Schema) -> str:
+    """Writes a table with a row group for each piece, and returns the SHA-256 of the file."""
+    with storage.writing(location) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group)
     return storage.sha256(location)
 
 

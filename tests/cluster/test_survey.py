@@ -169,8 +169,7 @@ def test_reading_and_scoring_apart_writes_the_same_bytes(run, model, tmp_path, r
     kept = artifact.load(str(model)).calibration
     calibration = kept.as_table().drop_columns("image_id")
     facts = {k: v for k, v in original.facts.items() if k not in ("manifest", "calibration", "schema_version")}
-    table, sets = plan.select(manifest.MANIFEST.names), plan["set"].combine_chunks()
-    split = directory.create(str(tmp_path / "run"), table, sets, facts, calibration)
+    split = directory.create(str(tmp_path / "run"), [plan.drop_columns("shard")], facts, calibration)
     assert split.identity == original.identity
     backend = survey.resolve_backend("cpu", artifact.load(str(model)).config.scoring.precision)
     survey.score(split, shards.missing(split)[0], str(model), backend, fused=False)

@@ -10,7 +10,10 @@ COMMON = labels.vocabulary([], [])
 
 
 def of(*paths, root="survey", names=COMMON, required=False):
-    return labels.from_folders(paths, root, names, required=required)
+    of_folder = labels.FolderLabels(root, names, required=required)
+    found = [of_folder.add(path) for path in paths]
+    whole = of_folder.of_all()
+    return found if whole is None else [whole] * len(found)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,22 @@ def test_many_sources_with_equal_paths_are_numbered_in_their_order(tmp_path):
     assert ids(*folders) == ["a.jpg"] + [f"a.jpg#{number}" for number in range(2, 13)]
 
 
+@few
+@given(PATHS, st.integers(1, 5), st.sampled_from(MAKERS))
+def test_in_however_many_pieces_a_source_is_listed_it_is_the_same_manifest(paths, rows, make):
+    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        location, out = make(Path(temporary), paths), str(Path(temporary, "manifest.parquet"))
+        whole, summary = manifest.build([location])
+        patch.setattr(manifest, "_BLOCK_FILES", rows)
+        patch.setattr(manifest, "_HASHES", rows)
+        with manifest.listing([location]) as (blocks, found):
+            manifest.write_blocks(blocks, out)
+        assert manifest.read(out).equals(whole)
+        assert found.lines() == summary.lines()
+        again, summary = manifest.build([location, out])  # the second names every file again
+        assert (again, summary.repeated) == (whole, len(paths))
+
+
 def test_many_rows_of_one_id_are_numbered_in_no_time(tmp_path):
     table = pa.table({"uri": [f"{row}.jpg" for row in range(20_000)], "image_id": ["x"] * 20_000})
     pq.write_table(table, tmp_path / "table.parquet")

@@ -125,6 +125,20 @@ def test_text_that_is_not_utf8_is_refused(tmp_path, header, value):
     assert "latin-1.csv: cannot be read as CSV: " in not_indexed(tmp_path / "latin-1.csv")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_rows_are_counted_over_the_pieces_in_which_a_table_is_read(tmp_path, suffix):
+    frame = pd.DataFrame({"uri": [f"{'x' * 20}{row}.jpg" for row in range(70_000)], "label": "normal"})
+    path = tmp_path / f"table.{suffix}"
+    write = frame.to_csv if suffix == "csv" else frame.to_parquet
+    write(path, index=False)
+    table, summary = manifest.build([str(path)])
+    assert column(table, "image_id") == frame.uri.to_list()
+    assert summary.labels == {"normal": 70_000}
+    frame.loc[69_998, "uri"] = None
+    write(path, index=False)
+    assert "row 69999 has no uri" in not_indexed(path)
+
+
 @pytest.mark.parametrize("text", [b"x.jpg", b"other"])
 def test_text_in_a_parquet_file_that_is_not_utf8_is_refused(tmp_path, text):
     table = pa.table({"uri": ["x.jpg"], "other": [1]})

@@ -79,6 +79,17 @@ def test_markers_of_folders_are_no_files(place, store):
     assert sorted(file.path for file in sources.list_source(place)) == ["folder/a", "folder/empty"]
 
 
+@pytest.mark.parametrize("odd", [[], ["/root", "b//empty part"]])
+def test_a_folder_of_many_folders_is_listed_in_the_order_of_its_paths(place, store, odd):
+    names = [f"span-{number:02d}/day {day}/{number}.jpg" for number in range(20) for day in range(2)]
+    names += ["b", "b/1", "b.jpg", "b/c/2", "b-1", "B", *odd]
+    random.Random(0).shuffle(names)
+    server.put(store, [(f"{key(place)}/{name}", name.encode()) for name in names])
+    listed = [relative for relative, _ in storage.list_remote(place)]
+    assert listed == sorted(names)
+    assert [file.path for file in sources.list_source(place)] == listed
+
+
 def test_a_folder_is_removed_with_all_of_it_and_nothing_else(place, store):
     for name in ("run/a", "run/b/c", "run-2/a", "runs"):
         storage.write_bytes(f"{place}/{name}", SMALL)

@@ -37,7 +37,7 @@ def run(location, *rows, model="m"):
     """A finished run of these results; returns its location."""
     manifest = pa.Table.from_pylist([{"image_id": row["image_id"], "uri": row["uri"]} for row in rows], MANIFEST)
     facts = {"model": model, "scoring": {"score": "mse", "alpha": ALPHA}}
-    made = directory.create(str(location), manifest, pa.nulls(len(rows), pa.string()), facts, CALIBRATION)
+    made = directory.create(str(location), [manifest], facts, CALIBRATION)
     half = len(rows) // 2
     for number, part in enumerate((rows[:half], rows[half:])):
         with storage.writing(made.path(finalize.table_file("results", number))) as stream:

@@ -67,7 +67,7 @@ def start(location, survey, model, labels=True):
     loaded = artifact.load(model)
     facts = {"model": loaded.fingerprint, "scoring": {"score": "mse", "alpha": 0.1}}
     calibration = loaded.calibration.as_table()
-    return directory.create(str(location), table, sets, facts, calibration)
+    return directory.create(str(location), [table.append_column("set", sets)], facts, calibration)
 
 
 def finish(run, model):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from crackvae.errors import InputError, RefusedError
 from crackvae.run import directory
-from crackvae.run.directory import SHARD_BYTES, SHARD_FILES, assign_shards
+from crackvae.run.directory import SHARD_BYTES, SHARD_FILES, Sharding
 from crackvae.schema import MANIFEST
 
 FACTS = {"model": "abc", "backend": {"device": "cpu"}}
@@ -21,12 +21,13 @@ def plan(count):
 
 
 def create(location, count=3, facts=FACTS):
-    return directory.create(str(location), plan(count), pa.nulls(count, pa.string()), facts)
+    return directory.create(str(location), [plan(count)], facts)
 
 
-@given(st.lists(st.none() | st.integers(0, SHARD_BYTES * 2), min_size=1, max_size=1200))
-def test_shards_are_neighbours_within_both_limits(sizes):
-    shard_N = assign_shards(sizes)
+@given(st.lists(st.none() | st.integers(0, SHARD_BYTES * 2), min_size=1, max_size=1200), st.integers(0, 1200))
+def test_shards_are_neighbours_within_both_limits_however_the_files_are_told(sizes, cut):
+    sharding = Sharding()
+    shard_N = np.concatenate([sharding.assign(part) for part in (sizes[:cut], sizes[cut:])])
     assert shard_N[0] == 0
     assert set(np.diff(shard_N)) <= {0, 1}
     for shard in range(shard_N[-1] + 1):

@@ -44,8 +44,9 @@ def test_one_flipped_bit_anywhere_is_found(tmp_path):
 def test_every_way_in_which_a_file_does_not_count_is_named(tmp_path):
     run = create(tmp_path / "run", files=256 * 6)
     score(run, range(5))
-    other = directory.create(str(tmp_path / "other"), run.plan.shard(0).drop_columns(["set", "shard"]),
-                             pa.nulls(256, pa.string()), {**FACTS, "model": "another"})  # fmt: skip
+    other = directory.create(
+        str(tmp_path / "other"), [run.plan.shard(0).drop_columns("shard")], {**FACTS, "model": "another"}
+    )
     with open(path_of(run, 0), "r+b") as stream:
         stream.truncate(500)
     shards.write_part(run.location, other.identity, Work(1, 0), part(run, 1))
