@@ -21,6 +21,7 @@ from crackvae.errors import CrackvaeError, UsageError
 # them, and a pipeline on two CPUs then waits for ever.
 _FREE_CPUS = 1
 _STALLED_SECONDS = 1800
+_BUSY = 0.9  # share of a pool's workers, from which on it grows; by Ray's default of 1.75 it would have to queue work
 
 
 @contextmanager
@@ -44,6 +45,7 @@ def session() -> Iterator[None]:
     context.execution_options.preserve_order = True
     context.raise_original_map_exception = True
     context.execution_no_progress_timeout_s = _STALLED_SECONDS
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = _BUSY
     try:
         yield
     except ray.exceptions.RayTaskError as error:
@@ -105,24 +107,36 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def worker_pool(most: int) -> ray.data.ActorPoolStrategy:
-    """A pool of one-CPU workers.
+def worker_pool(most: int, *, on_gpu: bool = False, ahead: bool = False) -> ray.data.ActorPoolStrategy:
+    """A pool of workers with a CPU or a GPU each.
 
-    Here it is what the cores allow. On a cluster the pool grows as nodes join, so that it asks
-    the autoscaler for them.
+    Here it is what the machine has. On a cluster the pool begins with what that has now and grows as nodes join,
+    so that it asks the autoscaler for them.
 
     Args:
         most: Workers that there is work for.
+        on_gpu: Whether each needs a GPU.
+        ahead: Whether a worker is given its next shard before it has finished one. A slow one then keeps two waiting.
     """
-    if not is_local():
-        return ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, most))
-    return ray.data.ActorPoolStrategy(size=max(1, min(cores(), most)))
+    in_flight = None if ahead else 1
+    now = max(1, min(most, gpus() if on_gpu else cores() if is_local() else cluster_cpus()))
+    if is_local():
+        return ray.data.ActorPoolStrategy(size=now, max_tasks_in_flight_per_actor=in_flight)
+    return ray.data.ActorPoolStrategy(
+        min_size=1, max_size=max(1, most), initial_size=now, max_tasks_in_flight_per_actor=in_flight
+    )
 
 
 def gpus() -> int:
     """GPUs of the cluster."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("GPU", 0))
+
+
+def cluster_cpus() -> int:
+    """Processors of the cluster."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("CPU", 0))
 
 
 def device(asked: str) -> str:

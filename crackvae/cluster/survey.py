@@ -38,6 +38,7 @@ from crackvae.terminal import Advance, log, progress
 Batch = dict[str, Any]
 
 _TILE_LOOKS = pa.schema([PART.field(name) for name in LOOKS if name != "latent"])
+_ROUND = 4096  # shards that Ray is told of at a time: it keeps a record of each
 _DEATHS = 3  # of workers, without a single new shard
 _LOST = (
     ray.exceptions.RayActorError,
@@ -63,16 +64,23 @@ def score(run: Run, work: Sequence[Work], model: str, computed_on: Backend, *, f
     Raises:
         CrackvaeError: Workers die again and again.
     """
+    with progress("scoring", sum(run.plan.shard(item.shard).num_rows for item in work), "images") as advance:
+        for start in range(0, len(work), _ROUND):
+            _score_round(run, work[start : start + _ROUND], model, computed_on, fused, advance)
+
+
+def _score_round(
+    run: Run, work: Sequence[Work], model: str, computed_on: Backend, fused: bool | None, advance: Advance
+) -> None:
     left, deaths = list(work), 0
-    with progress("scoring", sum(run.plan.shard(item.shard).num_rows for item in left), "images") as advance:
-        while left and deaths < _DEATHS:
-            try:
-                _score_shards(run, left, model, computed_on, fused, advance)
-            except _LOST as error:
-                log.warning("a worker or its node was lost: %s", " ".join(str(error).split()))
-            before = left
-            left, _ = shards.missing(run, [item.shard for item in before])
-            deaths = deaths + 1 if set(before) <= set(left) else 0
+    while left and deaths < _DEATHS:
+        try:
+            _score_shards(run, left, model, computed_on, fused, advance)
+        except _LOST as error:
+            log.warning("a worker or its node was lost: %s", " ".join(str(error).split()))
+        before = left
+        left, _ = shards.missing(run, [item.shard for item in before])
+        deaths = deaths + 1 if set(before) <= set(left) else 0
     if left:
         raise CrackvaeError(
             f"{run.location}: workers died {_DEATHS} times in a row and {len(left)} shards are missing, "
@@ -106,15 +114,14 @@ def _score_shards(
     rows = [asdict(item) for item in work]
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pool = session.worker_pool(len(rows))
-    scorers = (
-        session.worker_pool(min(len(rows), session.gpus()) if session.is_local() else len(rows)) if on_gpu else pool
-    )
     if artifact.load(model).photographs is not None:
         # One worker from file to commit, GPU or not: a shard's photographs would fill Ray's object store.
+        scorers = session.worker_pool(len(rows), on_gpu=on_gpu)
         dataset = stage(dataset, _ScorePhotographs, scorers, num_cpus=int(not on_gpu), num_gpus=int(on_gpu))
     elif not on_gpu if fused is None else fused:
         dataset = stage(dataset, _ReadAndScore, pool, num_cpus=1)
     else:
+        scorers = session.worker_pool(len(rows), on_gpu=on_gpu, ahead=True)
         dataset = stage(dataset, _Read, pool, num_cpus=1)
         dataset = stage(dataset, _Score, scorers, num_cpus=0, num_gpus=int(on_gpu))
     for row in dataset.iter_rows():
