@@ -206,6 +206,12 @@ def _add_model_commands(command: _Command) -> None:
 
 
 def _add_run_commands(command: _Command) -> None:
+    about = "tell what scoring a survey will take, from its listing and a sample of it"
+    sub = command("plan", about, "model s3://surveys/2026")
+    sub.add_argument("model", help="from `crackvae train`, or `pretrained`")
+    _add_sources(sub)
+    _add_device(sub)
+
     sub = command("score", "score every image of a survey", "model /data/bridge-17 --out runs/bridge-17")
     sub.add_argument("model", help="from `crackvae train`, or `pretrained`")
     _add_sources(sub)
