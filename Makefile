@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-faults lint format bench accuracy photographs clean
+.PHONY: help setup demo test test-faults lint format bench bench-scale accuracy photographs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,8 +33,12 @@ format: setup  ## rewrite the code in ruff's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## speed of decoding and of the network on this machine
-	$(BIN)/python benchmarks/speed.py $(IMAGES)
+bench: setup  ## how fast it is beside named alternatives, from real data: 20 minutes; writes WORK/performance.md
+	$(BIN)/python benchmarks/performance/throughput.py $(DATA) $(WORK)
+
+bench-scale: setup  ## surveys of up to ten million rows, up to eight nodes: half an hour; writes WORK/scale.md, nodes.md
+	$(BIN)/python benchmarks/performance/scale.py $(WORK)
+	$(BIN)/python benchmarks/performance/nodes.py $(WORK)
 
 accuracy: setup  ## what the models are worth, from real data: two hours; writes WORK/accuracy.md
 	$(BIN)/python benchmarks/accuracy.py $(DATA) $(WORK)

@@ -107,9 +107,9 @@ def estimate(
 
     Arguments and errors are those of `scoring.score`.
     """
-    size = _SAMPLE[artifact.load(model).config.image.tiling]
+    tiling = artifact.load(model).config.image.tiling
     with manifest.listing(locations, normal=normal, crack=crack, label_column=label_column) as (blocks, found):
-        chosen, shards = _sampled(blocks, found.images, size)
+        chosen, shards = _sampled(blocks, found.images, _SAMPLE[tiling])
     if session.is_local():
         computed_on = backend.resolve(device, "auto").device
         sample, workers = measure(model, chosen, computed_on), session.cores()
@@ -119,7 +119,9 @@ def estimate(
             on_gpu = computed_on == "cuda"
             task = ray.remote(measure).options(num_gpus=int(on_gpu), num_cpus=1)
             sample = ray.get(task.remote(model, chosen, computed_on))
-            workers = session.gpus() if on_gpu else session.cluster_cpus()
+            workers = session.cpus()
+            if on_gpu:
+                workers = session.gpus() * (1 if tiling == "resize" else session.sharers_of_gpu())
     return Estimate(found.images, found.bytes, shards, sample, workers, computed_on)
 
 

@@ -21,6 +21,7 @@ from crackvae.errors import CrackvaeError, UsageError
 # them, and a pipeline on two CPUs then waits for ever.
 _FREE_CPUS = 1
 _STALLED_SECONDS = 1800
+_MOST_SHARERS = 16
 _BUSY = 0.9  # share of a pool's workers, from which on it grows; by Ray's default of 1.75 it would have to queue work
 
 
@@ -107,23 +108,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def worker_pool(most: int, *, on_gpu: bool = False, ahead: bool = False) -> ray.data.ActorPoolStrategy:
-    """A pool of workers with a CPU or a GPU each.
+def worker_pool(most: int, now: int, *, ahead: bool = False) -> ray.data.ActorPoolStrategy:
+    """A pool of workers.
 
-    Here it is what the machine has. On a cluster the pool begins with what that has now and grows as nodes join,
-    so that it asks the autoscaler for them.
+    Here it is as large as it is. On a cluster it grows as nodes join, so that it asks the autoscaler for them.
 
     Args:
         most: Workers that there is work for.
-        on_gpu: Whether each needs a GPU.
+        now: Workers that there is room for.
         ahead: Whether a worker is given its next shard before it has finished one. A slow one then keeps two waiting.
     """
     in_flight = None if ahead else 1
-    now = max(1, min(most, gpus() if on_gpu else cores() if is_local() else cluster_cpus()))
+    size = max(1, min(most, now))
     if is_local():
-        return ray.data.ActorPoolStrategy(size=now, max_tasks_in_flight_per_actor=in_flight)
+        return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=in_flight)
     return ray.data.ActorPoolStrategy(
-        min_size=1, max_size=max(1, most), initial_size=now, max_tasks_in_flight_per_actor=in_flight
+        min_size=1, max_size=max(1, most), initial_size=size, max_tasks_in_flight_per_actor=in_flight
     )
 
 
@@ -133,10 +133,17 @@ def gpus() -> int:
     return int(resources.get("GPU", 0))
 
 
-def cluster_cpus() -> int:
-    """Processors of the cluster."""
+def cpus() -> int:
+    """Processors of the cluster, or of this machine."""
+    if is_local():  # Ray was told of one more
+        return cores()
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("CPU", 0))
+
+
+def sharers_of_gpu() -> int:
+    """Workers that a GPU can serve: each has a processor, and takes some 0.7 GB of the GPU's memory."""
+    return max(1, min(_MOST_SHARERS, cpus() // max(1, gpus())))
 
 
 def device(asked: str) -> str:

@@ -113,15 +113,17 @@ def _score_shards(
 
     rows = [asdict(item) for item in work]
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    pool = session.worker_pool(len(rows))
+    pool = session.worker_pool(len(rows), session.cpus())
     if artifact.load(model).photographs is not None:
-        # One worker from file to commit, GPU or not: a shard's photographs would fill Ray's object store.
-        scorers = session.worker_pool(len(rows), on_gpu=on_gpu)
-        dataset = stage(dataset, _ScorePhotographs, scorers, num_cpus=int(not on_gpu), num_gpus=int(on_gpu))
+        # One worker from file to commit, GPU or not: a shard's photographs would fill Ray's object store. Two thirds
+        # of the work are decoding and lines, on the CPU: so a GPU is shared by as many workers as it has processors.
+        sharers = session.sharers_of_gpu()
+        pool = session.worker_pool(len(rows), session.gpus() * sharers) if on_gpu else pool
+        dataset = stage(dataset, _ScorePhotographs, pool, num_cpus=1, num_gpus=1 / sharers if on_gpu else 0)
     elif not on_gpu if fused is None else fused:
         dataset = stage(dataset, _ReadAndScore, pool, num_cpus=1)
     else:
-        scorers = session.worker_pool(len(rows), on_gpu=on_gpu, ahead=True)
+        scorers = session.worker_pool(len(rows), session.gpus() if on_gpu else session.cpus(), ahead=True)
         dataset = stage(dataset, _Read, pool, num_cpus=1)
         dataset = stage(dataset, _Score, scorers, num_cpus=0, num_gpus=int(on_gpu))
     for row in dataset.iter_rows():
@@ -255,8 +257,10 @@ def _work(batch: Batch) -> Work:
 
 
 def resolve_backend(device: str, precision: str) -> Backend:
-    """The backend of the cluster's workers, asked on one of them. Needs a session."""
+    """The backend of the cluster's workers, asked on one of them where they are elsewhere. Needs a session."""
     chosen = session.device(device)
+    if session.is_local():  # a worker of its own would take a second to start
+        return backend.resolve(chosen, precision)
     task = ray.remote(backend.resolve).options(num_gpus=1 if chosen == "cuda" else 0)
     resolved: Backend = ray.get(task.remote(chosen, precision))
     return resolved
