@@ -30,6 +30,7 @@ from crackvae.run.shards import Work
 from crackvae.schema import BASELINES, LOOKS, MANIFEST, PART
 
 ROWS = (10**5, 10**6, 10**7)
+MOST_FILES = 10**6  # that are made on the disk
 MISSING = 100  # each so manieth shard is left to score
 _BLOCK = 2**16
 _NORMALS = 1500  # calibration images
@@ -45,6 +46,21 @@ def rows(count: int) -> Iterator[pa.Table]:
         columns |= {"size": pa.repeat(400_000, len(name))}
         unknown = {field.name: pa.nulls(len(name), field.type) for field in MANIFEST}
         yield pa.table(unknown | columns).cast(MANIFEST)
+
+
+def make_files(folder: Path, count: int) -> None:
+    """Empty files in folders of 1,000: listing opens none."""
+    for number in range(count):
+        if number % 1000 == 0:
+            place = folder / f"bridge-{number // 100_000:03d}" / f"span-{number // 1000:05d}"
+            place.mkdir(parents=True)
+        (place / f"DJI_{number:08d}.JPG").touch()
+
+
+def index_files(work: Path, count: int) -> None:
+    """A manifest of a folder on the local disk."""
+    with manifest.listing([str(work / "files")]) as (blocks, _):
+        manifest.write_blocks(blocks, str(work / "listed.parquet"))
 
 
 def index(work: Path, count: int) -> None:
@@ -94,7 +110,8 @@ def threshold(work: Path, count: int) -> None:
 
 
 STEPS: dict[str, Callable[[Path, int], None]] = {
-    "index": index,
+    "index a local folder": index_files,
+    "index a table": index,
     "plan": plan,
     "score 99%": score,
     "find the missing 1%": find_missing,
@@ -163,7 +180,13 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         manifest.write_blocks(rows(count), str(work / "given.parquet"))
-        found[count] = {step: _measured(step, work, count) for step in STEPS}
+        steps = list(STEPS)
+        if count <= MOST_FILES:
+            make_files(work / "files", count)
+        else:
+            steps.remove("index a local folder")
+        found[count] = {step: _measured(step, work, count) for step in steps}
+        shutil.rmtree(work / "files", ignore_errors=True)
         files, size = _size(work / "run")
         parts, of_parts = _size(work / "run" / shards.PARTS)
         found[count]["run"] = {"files": files, "bytes": size, "parts": parts, "part_bytes": of_parts}
@@ -180,8 +203,9 @@ def page(found: dict[int, dict[str, Any]]) -> str:
     header = ["", *(f"{count:,} rows" for count in found)]
     seconds, memory = [], []
     for step in STEPS:
-        seconds.append([step, *(f"{sizes[step]['seconds']:,.1f} s" for sizes in found.values())])
-        memory.append([step, *(f"{sizes[step]['megabytes']:,.0f} MB" for sizes in found.values())])
+        measured = [sizes.get(step) for sizes in found.values()]
+        seconds.append([step, *(f"{m['seconds']:,.1f} s" if m else "" for m in measured)])
+        memory.append([step, *(f"{m['megabytes']:,.0f} MB" if m else "" for m in measured)])
     files = [
         [name, *(f"{sizes['run'][key] / unit:,.0f}" for sizes in found.values())]
         for name, key, unit in (("files", "files", 1), ("of them parts", "parts", 1), ("megabytes", "bytes", 1e6))
@@ -197,7 +221,8 @@ def plot(found: dict[int, dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     for axis, key, label in zip(axes, ("seconds", "megabytes"), ("seconds", "peak memory, MB"), strict=True):
         for step in STEPS:
-            axis.plot(list(found), [sizes[step][key] for sizes in found.values()], marker="o", label=step)
+            points = [(count, sizes[step][key]) for count, sizes in found.items() if step in sizes]
+            axis.plot(*zip(*points, strict=True), marker="o", label=step)
         axis.set(xscale="log", xlabel="photographs", ylabel=label)
     axes[0].set_yscale("log")
     axes[1].set_ylim(0)
