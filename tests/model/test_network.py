@@ -4,7 +4,7 @@ import torch
 from crackvae.config import Config
 from crackvae.model import artifact
 from crackvae.model.loss import vae_loss
-from crackvae.model.network import Output, normalise
+from crackvae.model.network import Output, _ToPixels, normalise
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +65,18 @@ def test_a_gaussian_decoder_tells_a_variance_within_bounds():
     x_hat_B1HW, logvar_B1HW = artifact.build_network(Config()).decode(1e4 * torch.randn(2, 64))
     assert x_hat_B1HW.shape == logvar_B1HW.shape == (2, 1, 128, 128)
     assert (logvar_B1HW.min(), logvar_B1HW.max()) == (-9, 2)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_last_layer_is_a_transposed_convolution(outputs):
+    torch.manual_seed(0)
+    last = _ToPixels(5, outputs)
+    plain = torch.nn.ConvTranspose2d(5, outputs, 4, stride=2, padding=1)
+    plain.load_state_dict(last.state_dict())
+    x_BCHW = torch.randn(2, 5, 6, 9)
+    torch.testing.assert_close(last(x_BCHW), plain(x_BCHW))
+    gradients = []
+    for layer in (last, plain):
+        layer(x_BCHW).square().sum().backward()
+        gradients.append([p.grad for p in layer.parameters()])
+    torch.testing.assert_close(*gradients)
