@@ -264,17 +264,23 @@ class Reader:
         """
         archive, separator, member = uri.partition("!/")
         try:
+            expected = max_bytes
             if separator and storage.name(archive).lower().endswith(ARCHIVE_SUFFIXES):
                 stream = self._member(archive, os.fsdecode(unquote_to_bytes(member)))
             else:
                 path = storage.local_path(uri)
                 if path is not None and uri.endswith("/"):
                     raise ImageError(Status.UNREADABLE, _unlisted(path))
-                if path is not None and not stat.S_ISREG(path.stat().st_mode):
-                    raise ImageError(Status.UNREADABLE, _NO_FILE)
+                if path is not None:
+                    info = path.stat()
+                    if not stat.S_ISREG(info.st_mode):
+                        raise ImageError(Status.UNREADABLE, _NO_FILE)
+                    expected = min(max_bytes, info.st_size)
                 stream = storage.open_input(uri)
             with stream:
-                data = stream.read(max_bytes + 1)
+                data = stream.read(expected + 1)  # to reserve half a gigabyte takes as long as to read METU's files
+                if len(data) > expected:
+                    data += stream.read(max_bytes + 1 - len(data))
         except (ImageError, UnavailableError):
             raise
         except Exception as error:  # each archive library has its own
