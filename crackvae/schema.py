@@ -70,6 +70,19 @@ MANIFEST = pa.schema(
 )
 """One row per input file."""
 
+
+class Change(StrEnum):
+    """How a listed file compares with the newest snapshot."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    RETRIED = "retried"  # the same, but unreadable then
+    SAME = "same"
+
+
+LISTING = pa.schema([*MANIFEST, pa.field("change", pa.string(), nullable=False)])
+"""What a night found: one row per listed file."""
+
 _PHOTOGRAPH = [
     pa.field("width", pa.int32()),  # pixels, upright
     pa.field("height", pa.int32()),
@@ -174,3 +187,14 @@ REGIONS = pa.schema([_ID, *_REGION])
 """One row per anomalous region, in regions/."""
 TILES = pa.schema([_ID, *_TILE])
 """One row per tile of a photograph, in tiles/, where they were asked for."""
+
+SNAPSHOT = pa.schema(
+    [
+        *RESULTS,
+        *(MANIFEST.field(name) for name in ("size", "mtime", "content_hash")),  # as listed last
+        pa.field("night", pa.string(), nullable=False),  # whose run has scored it
+        pa.field("present", pa.bool_(), nullable=False),  # in the newest listing
+        pa.field("missing_since", pa.string()),  # the first night whose listing had it no more
+    ]
+)
+"""One row per photograph that was ever scored, its newest, in a nightly survey's snapshots/."""
