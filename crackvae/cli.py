@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 exit codes: 0 done, 1 a defect of crackvae, 2 wrong usage, 3 bad input or refused,
-            4 too many failed files (results are kept), 130 and 143 interrupted
+            4 too many failed files (results are kept), 5 drift alarm of nightly, 130 and 143 interrupted
 
-train, calibrate, evaluate, score, reproduce and demo go on where they stopped when they are called again.
+train, calibrate, evaluate, score, nightly, reproduce and demo go on where they stopped when they are called again.
 """
 
 
@@ -221,6 +221,10 @@ def _add_run_commands(command: _Command) -> None:
     retry = "try the files of this status once more (unreadable, crashed, ...); all other rows are kept"
     sub.add_argument("--retry", type=_failed_status, metavar="STATUS", help=retry)
 
+    _add_nightly(
+        command("nightly", "score what is new since the night before", "model s3://bucket/survey --out nights")
+    )
+
     sub = command(
         "threshold", "judge a scored run by another threshold; scores nothing", "runs/bridge-17 --quantile 0.99"
     )
@@ -282,6 +286,19 @@ def _add_photograph_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tiles", action="store_true", help="keep every tile's score and error, in tiles/")
     structures = "CSV with the columns pattern, structure, element: adds up results by structure"
     parser.add_argument("--structures", metavar="FILE", help=structures)
+
+
+def _add_nightly(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="from `crackvae train`, or `pretrained`")
+    parser.add_argument("source", metavar="SOURCE", help="folder, archive, or table of URIs, always the same")
+    _add_out(parser, "directory of all nights; latest.json names the newest snapshot")
+    _add_device(parser)
+    by_content = "read new and changed files first: one with another time and equal content is not scored again"
+    parser.add_argument("--content-hash", action="store_true", help=by_content)
+    anew = "another model or kind of machine scores everything anew; no effect where it is the same"
+    parser.add_argument("--new-generation", action="store_true", help=anew)
+    accept = "compare later nights with tonight's level, once (not in a schedule)"
+    parser.add_argument("--accept-drift", action="store_true", help=accept)
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

@@ -32,6 +32,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     INPUT = 3
     TOO_MANY_FAILED = 4
+    DRIFT_ALARM = 5
     INTERRUPTED = 130
     TERMINATED = 143
 

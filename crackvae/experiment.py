@@ -18,7 +18,7 @@ from crackvae.errors import ExitCode, InputError, RefusedError, UsageError
 from crackvae.images import synthetic
 from crackvae.report import tables
 from crackvae.run import check as checking
-from crackvae.run import directory, finalize, judge, labels, lock
+from crackvae.run import directory, finalize, judge, labels, lock, snapshot
 from crackvae.run.directory import differences
 from crackvae.schema import Label, Split
 from crackvae.terminal import log
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _AGAIN = "pictures and structures: `crackvae score` or `evaluate` with the arguments of before makes them again"
 FACTS = "reproduce.json"
+_WORST_FIRST = (ExitCode.TOO_MANY_FAILED, ExitCode.DRIFT_ALARM)
 LEAKAGE_SUFFIX = ".leakage.json"
 
 # The demonstration: 85 s on two cores.
@@ -163,6 +164,36 @@ def score(model: str, sources: Sequence[str], out: str, *, structures: str | Non
         aggregates.write_csv(storage.join(outcome.run, directory.STRUCTURES))
         print(aggregates.text(), end="\n\n")
     return _show(outcome, model)
+
+
+def nightly(model: str, source: str, out: str, **options: Any) -> ExitCode:
+    """Scores what is new since the night before, draws it, prints counts; the last line is JSON.
+
+    Args:
+        model: The model artifact.
+        source: What grows.
+        out: Root of the nightly survey.
+        options: As for `nightly.nightly`.
+    """
+    from crackvae.cluster import nightly as nights
+
+    done = nights.nightly(model, source, out, **options)
+    for night in done:
+        if night.outcome is not None:
+            _show(night.outcome, model)
+        for line in tables.alarm_lines(night.record["drift"]):
+            print(line)
+        record = night.record
+        told = {
+            **{name: record[name] for name in ("night", "generation")},
+            **record["tonight"],
+            "photographs": record["counts"]["photographs"],
+            "snapshot": snapshot.photographs(out, record["night"]),
+            "alarm": {name: chart["alarm"] for name, chart in record["drift"].items() if chart["alarm"]},
+            "exit_code": night.exit_code,
+        }
+        print(json.dumps(told), flush=True)
+    return next((code for code in _WORST_FIRST if code in {night.exit_code for night in done}), ExitCode.DONE)
 
 
 def _write_positions(run: str) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import runs
 from tiny import TINY_TOML
@@ -47,7 +48,8 @@ def out(tmp_path):
 def test_help_names_every_command_with_an_example():
     top = crackvae("--help")
     assert top.returncode == 0
-    for name in ("index", "split", "train", "evaluate", "score", "threshold", "check", "compare", "reproduce", "demo"):
+    commands = "index split train evaluate score nightly threshold check compare reproduce demo"
+    for name in commands.split():
         assert name in top.stdout
         assert f"crackvae {name}" in crackvae(name, "--help").stdout
 
@@ -143,6 +145,24 @@ def test_a_survey_is_scored_and_the_last_line_says_where(model, survey, out):
     assert list((out / "figures").glob("*.png"))
     line = refused("score", model, survey / "normal", "--out", out)
     assert "is another run: sources was" in line
+
+
+@pytest.mark.ray
+def test_the_last_line_of_a_night_is_json_and_a_night_with_nothing_new_makes_nothing(model, survey, out):
+    first = crackvae("nightly", model, survey, "--out", out)
+    assert first.returncode == 0, first.stderr
+    told = json.loads(first.stdout.splitlines()[-1])
+    assert (told["new"], told["scored"], told["exit_code"]) == (160, 160, 0)
+    assert pq.read_metadata(told["snapshot"]).num_rows == told["photographs"] == 160
+    assert (out / "nights" / told["night"] / "figures" / "scores.png").exists()
+    before = sorted(out.rglob("*"))
+    second = crackvae("nightly", model, survey, "--out", out)
+    assert second.returncode == 0, second.stderr
+    quiet = json.loads(second.stdout)  # nothing else
+    assert quiet == told | {"new": 0, "scored": 0, "flagged": 0}
+    assert sorted(out.rglob("*")) == before
+    assert "holds something that is no nightly survey" in refused("nightly", model, survey, "--out", survey.parent)
+    assert "holds the nights of" in refused("nightly", model, survey / "crack", "--out", out)
 
 
 @pytest.mark.ray

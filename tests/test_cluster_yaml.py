@@ -44,7 +44,7 @@ def test_its_images_hold_the_ray_and_python_of_the_constraints(cluster):
     assert all(image.startswith(f"rayproject/ray:{version}") for image in images)
 
 
-@pytest.mark.parametrize("job", ["train", "evaluate", "score"])
+@pytest.mark.parametrize("job", ["train", "calibrate", "evaluate", "score", "nightly"])
 def test_a_job_is_the_command_of_its_name(job, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", "--help"])
     with pytest.raises(SystemExit) as ended:

@@ -1,10 +1,10 @@
-"""Scoring jobs from sources to results: `score` a survey, `evaluate` on labelled splits."""
+"""Scoring jobs from sources to results: `score` a survey, `evaluate` on labelled splits, one `night`."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from crackvae.model.artifact import Artifact
 from crackvae.model.backend import Backend
 from crackvae.run import directory, finalize, judge, lock, shards, summary
 from crackvae.run.directory import Run
-from crackvae.schema import EvaluationSet, Split, Status
+from crackvae.schema import MANIFEST, EvaluationSet, Split, Status
 from crackvae.terminal import log
 
 Plan = Callable[[], AbstractContextManager[Iterator[pa.Table]]]
@@ -128,10 +128,27 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
     return _job(model, out, facts, plan, device)
 
 
-def _job(
-    model: str, out: str, facts: Mapping[str, Any], plan: Plan, device: str, retry: Status | None = None
-) -> Outcome:
-    loaded = artifact.load(model)
+def night(model: str, files: pa.Table, out: str, facts: Mapping[str, Any], *, device: str = "auto") -> Outcome:
+    """Scores the files of one night, or goes on with them.
+
+    Args:
+        model: Location of the model artifact.
+        files: A manifest of them.
+        out: The run directory.
+        facts: What tells this night from others.
+        device: `cpu`, `cuda` or `auto`.
+    """
+    blocks = iter([files.select(MANIFEST.names)])
+    return _job(model, out, {"command": "nightly", **facts}, lambda: nullcontext(blocks), device)
+
+
+def model_facts(model: str, loaded: Artifact, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a run besides its files and its backend: what is asked for, and what the model adds.
+
+    Raises:
+        ArtifactError: The model is not calibrated.
+        UsageError: It cannot do what is asked for.
+    """
     if loaded.calibration is None:
         raise ArtifactError(f"{model}: is not calibrated; train it again to its end")
     rules = loaded.config.scoring
@@ -140,12 +157,19 @@ def _job(
         facts = {**facts, "tables": tables}
     elif {"tables", "given"} & set(facts):
         raise UsageError(f"{model}: was trained on whole images; tiles and millimetres need tiling 'native'")
-    facts = {
+    return {
         **facts,
         "model": loaded.fingerprint,
         "crackvae": crackvae.__version__,
         "scoring": {"score": rules.score, "alpha": rules.alpha, "max_failed_fraction": rules.max_failed_fraction},
     }
+
+
+def _job(
+    model: str, out: str, facts: Mapping[str, Any], plan: Plan, device: str, retry: Status | None = None
+) -> Outcome:
+    loaded = artifact.load(model)
+    facts = model_facts(model, loaded, facts)
     with ExitStack() as stack:
         planned = None
         if directory.exists(out):
@@ -198,10 +222,9 @@ def _begin(
 def _go_on(run: Run, retry: Status | None, model: str, loaded: Artifact, device: str) -> Run:
     """Scores what is missing, then what is to be tried again. Starts Ray only for that."""
     judge.load(run)  # refuses a run that can only be read, before anything is scored
+    later = "a further night finds" if run.facts["command"] == "nightly" else "a new --out takes"
     log.info(
-        "going on with the %s files listed at %s; files that came later need a new --out",
-        f"{run.plan.rows:,}",
-        run.created,
+        "going on with the %s files listed at %s; did files come later, %s", f"{run.plan.rows:,}", run.created, later
     )
     _score_missing(run, model, loaded, device)
     if retry is not None and (run.finished or run.retries[-1:] != (retry,)):

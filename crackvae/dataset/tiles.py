@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import Any
 
@@ -13,6 +14,9 @@ from crackvae.images import ground
 from crackvae.images.decode import Decoded, Gray, decode
 from crackvae.images.tile import darkness, line_filter, to_tile
 from crackvae.schema import Status
+from crackvae.terminal import progress
+
+_READERS, _CHUNK = 8, 64  # threads, and files that each takes at a time: an archive is read mostly in its order
 
 
 def read_image(
@@ -71,3 +75,24 @@ def pixels(decoded: Decoded, image: ImageConfig) -> list[Gray]:
 def hash_content(data: bytes) -> str:
     """The manifest's content_hash of a file's bytes."""
     return blake2b(data, digest_size=16).hexdigest()
+
+
+def hash_files(uris: Sequence[str], max_bytes: int) -> list[str | None]:
+    """`hash_content` of files, None where one cannot be read."""
+
+    def read(start: int) -> list[str | None]:
+        with Reader() as reader:
+            return [hashed(reader, uri) for uri in uris[start : start + _CHUNK]]
+
+    def hashed(reader: Reader, uri: str) -> str | None:
+        try:
+            return hash_content(reader.read(uri, max_bytes))
+        except ImageError:
+            return None
+
+    found: list[str | None] = []
+    with ThreadPoolExecutor(_READERS) as pool, progress("reading", len(uris), "files") as advance:
+        for hashes in pool.map(read, range(0, len(uris), _CHUNK)):
+            found += hashes
+            advance(len(hashes))
+    return found

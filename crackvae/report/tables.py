@@ -23,6 +23,12 @@ _NAMES = {
     "precision_at_1_in_1000": "precision, 1 in 1,000 cracked",
 }
 _BASELINES = {"darkness": "darkness line", "line_filter": "line filter"}
+_LEVELS = {
+    "flagged": "the share flagged",
+    "not_judged": "the share not judged",
+    "score_quantile_0.5": "the median score",
+    "score_quantile_0.95": "the 95th percentile of scores",
+}
 _CELLS = ("tn", "fp", "fn", "tp")
 
 
@@ -134,6 +140,20 @@ def _drift_lines(drift: Mapping[str, Any]) -> list[str]:
     return [
         f"WARNING: the images are unlike those of the calibration: {told}. The p-values may not hold; calibrate with "
         "sound images of this survey: crackvae calibrate MODEL NORMALS --out NEW_MODEL"
+    ]
+
+
+def alarm_lines(drift: Mapping[str, Any]) -> list[str]:
+    """What has moved to another level in a nightly survey.
+
+    Args:
+        drift: As in latest.json.
+    """
+    return [
+        f"DRIFT ALARM: {_LEVELS[name]} is lastingly {chart['alarm']}: {chart['value']:.4g}, in the nights before "
+        f"{chart['mean']:.4g} (standard deviation {chart['spread']:.2g}), of the calibration {chart['calibration']:.4g}"
+        for name, chart in drift.items()
+        if chart["alarm"]
     ]
 
 

@@ -110,6 +110,32 @@ def test_check_verifies_a_run_in_a_bucket(store, bucket, in_bucket):
     assert "metrics.json" in altered.stdout + altered.stderr
 
 
+def test_nights_in_a_bucket_score_what_is_new_or_written_again(store, bucket, photos):
+    data = [path.read_bytes() for path in sorted((photos / "normal").glob("n00*.jpg")) if path.stat().st_size > 9]
+    server.put(store, [(f"growing/{number} %.jpg", data[number]) for number in range(24)])
+
+    def night(*options):
+        command = ["nightly", f"{bucket}/model", f"{bucket}/growing", "--out", f"{bucket}/nightly", *options]
+        done = server.crackvae(store, *command)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout.splitlines()[-1])
+        return {name: told[name] for name in ("new", "changed", "touched", "vanished", "scored", "photographs")}
+
+    first = dict.fromkeys(("changed", "touched", "vanished"), 0) | dict.fromkeys(("new", "scored", "photographs"), 24)
+    assert night("--content-hash") == first
+    time.sleep(1.1)  # S3 keeps times in seconds
+    server.put(store, [("growing/new.jpg", data[30]), ("growing/0 %.jpg", data[31]), ("growing/1 %.jpg", data[1])])
+    server.client(store).delete_object(Bucket=server.BUCKET, Key="growing/2 %.jpg")
+    assert night("--content-hash") == {
+        "new": 1, "changed": 1, "touched": 1, "vanished": 1, "scored": 2, "photographs": 25
+    }  # fmt: skip
+    newest = json.loads(server.get(store, "nightly/latest.json")[""])
+    data_of = server.get(store, f"nightly/snapshots/{newest['night']}/")
+    found = pq.read_table(pa.BufferReader(data_of["photographs.parquet"])).to_pylist()
+    assert [row["image_id"] for row in found if not row["present"]] == ["2 %.jpg"]
+    assert night() == dict.fromkeys(first, 0) | {"photographs": 25}
+
+
 @pytest.mark.faults
 def test_a_run_in_a_bucket_goes_on_after_kills_and_ends_in_the_same_bytes(store, bucket, in_bucket, tmp_path):
     _, reference = in_bucket

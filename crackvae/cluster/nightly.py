@@ -1,0 +1,234 @@
+"""A survey that grows: each night scores what is new or changed, and makes a snapshot of everything ever scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from crackvae import storage
+from crackvae.cluster import scoring, session, survey
+from crackvae.cluster.scoring import Outcome
+from crackvae.dataset import manifest, tiles
+from crackvae.errors import ExitCode, RefusedError
+from crackvae.model import artifact
+from crackvae.model.artifact import Artifact
+from crackvae.run import charts, directory, finalize, lock, snapshot
+from crackvae.run.snapshot import Record
+from crackvae.schema import MANIFEST, Change, Label, Status
+from crackvae.terminal import log
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a night came to.
+
+    Attributes:
+        record: As in latest.json.
+        outcome: Of its run, None where nothing was scored.
+        exit_code: 4 where too many of the new or changed files failed, 5 at a drift alarm.
+    """
+
+    record: Record
+    outcome: Outcome | None = None
+    exit_code: ExitCode = ExitCode.DONE
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What was asked for; facts are what the nights of a generation share, but for the backend, which Ray tells."""
+
+    model: str
+    loaded: Artifact
+    root: str
+    source: str
+    device: str
+    content_hash: bool
+    new_generation: bool
+    accept_drift: bool
+    facts: Mapping[str, Any]
+    ray: ExitStack
+
+    def backend(self) -> dict[str, str]:
+        """Of the workers. Starts Ray where it does not run yet."""
+        self.ray.enter_context(session.session())
+        return survey.resolve_backend(self.device, self.loaded.config.scoring.precision).as_dict()
+
+    def goes_on(self, was: Record, facts: Mapping[str, Any]) -> bool:
+        """Whether a night with these facts belongs to the generation of another.
+
+        Raises:
+            RefusedError: It does not, and no other generation may begin.
+        """
+        differs = directory.differences({name: was["facts"].get(name) for name in facts}, facts)
+        if not differs or self.new_generation:
+            return not differs
+        files, pace = was["tonight"]["listed"], was["pace"]
+        cost = "at a pace that is not known yet"
+        if pace["seconds"]:
+            rate = pace["files"] / pace["seconds"]
+            cost = f"about {files / rate / 3600:.2g} hours at the {rate:.3g} a second of the nights before"
+        raise RefusedError(
+            f"{self.root}: its nights were scored otherwise: {'; '.join(differs)}; give what it was, or begin another "
+            f"generation with --new-generation, which scores all {files:,} photographs anew, {cost}"
+        )
+
+
+def nightly(
+    model: str,
+    source: str,
+    out: str,
+    *,
+    device: str = "auto",
+    content_hash: bool = False,
+    new_generation: bool = False,
+    accept_drift: bool = False,
+) -> list[Night]:
+    """Scores what is new or changed since the last night; first finishes a night that was cut off.
+
+    Args:
+        model: Location of the model artifact.
+        source: A folder, an archive, or a table or manifest of files.
+        out: Root of the nightly survey, a path or a URI.
+        device: `cpu`, `cuda` or `auto`.
+        content_hash: Whether new and changed files are read and hashed first, so that one with another time and
+            equal content is not scored again.
+        new_generation: Whether another model, or another kind of machine, may begin anew.
+        accept_drift: Whether tonight's level is what later nights are compared with, instead of the one before.
+
+    Returns:
+        The nights that were done; where nothing is new, the newest, with what tonight has found.
+
+    Raises:
+        InputError: Something cannot be used.
+        RefusedError: The nights before had another model or source, or another process is at work.
+    """
+    loaded = artifact.load(model)
+    facts = scoring.model_facts(model, loaded, {})
+    snapshot.latest(out)  # before the lock puts a file there: the place may be another's
+    done = []
+    with lock.holding(out), ExitStack() as ray:
+        job = _Job(model, loaded, out, source, device, content_hash, new_generation, accept_drift, facts, ray)
+        last, begun = snapshot.latest(out), snapshot.begun(out)
+        for record in filter(None, (last, begun and begun[1])):
+            if record["source"] != storage.to_uri(source):
+                raise RefusedError(f"{out}: holds the nights of {record['source']}; give another --out for {source}")
+        if begun is not None and (last is None or last["night"] != begun[1]["night"]):
+            listing, record = begun
+            if snapshot.to_score(listing).num_rows and job.goes_on(record, facts):
+                facts = {**facts, "backend": job.backend()}
+            if job.goes_on(record, facts):
+                log.info("night %s was cut off; it is finished first", record["night"])
+                done.append(_finish(job, listing, record))
+                last = done[-1].record
+            else:
+                log.info("night %s was cut off and stays so, as another generation begins", record["night"])
+        night = _next(job, last)
+        if not done or night.record["night"] != done[-1].record["night"]:
+            done.append(night)
+    return done
+
+
+def _next(job: _Job, last: Record | None) -> Night:
+    """Lists and compares; keeps what was found before it is scored. Nothing is kept where nothing is new."""
+    files, found = manifest.build([job.source])
+    for line in found.lines():
+        log.info(line)
+    before = last if last is not None and job.goes_on(last, job.facts) else None
+    listing, told = _compare(job, files, before)
+    facts = {**job.facts, "backend": before and before["facts"]["backend"]}
+    if snapshot.to_score(listing).num_rows:
+        facts["backend"] = job.backend()
+        if before is not None and not job.goes_on(before, facts):
+            before = None
+            listing, told = _compare(job, files, None)
+    log.info(", ".join(f"{number:,} {name}" for name, number in told.items()))
+    if before is not None and not job.accept_drift and not sum(told.values()) - told["listed"]:
+        return Night({**before, "tonight": told | _scored(None), "drift": {}})
+    record = {
+        "night": _name(job.root, last),
+        "generation": before["generation"] if before else last["generation"] + 1 if last else 1,
+        "after": before and before["night"],
+        "source": storage.to_uri(job.source),
+        "facts": facts,
+        "tonight": told,
+        "pace": last["pace"] if last else {"files": 0, "seconds": 0.0},
+        "nights": before["nights"] if before and not job.accept_drift else [],
+    }
+    snapshot.begin(job.root, listing, record)
+    return _finish(job, listing, record)
+
+
+def _compare(job: _Job, files: pa.Table, before: Record | None) -> tuple[pa.Table, dict[str, int]]:
+    known = snapshot.known(job.root, before)
+    listing = snapshot.compare(files, known)
+    if job.content_hash:  # of whatever the listing alone cannot call the same
+        unsure = pc.is_in(listing["change"], pa.array([str(Change.NEW), str(Change.CHANGED)]))
+        unsure = pc.or_(unsure, pc.or_(pc.is_null(files["size"]), pc.is_null(files["mtime"])))
+        unsure = pc.and_(unsure, pc.is_null(files["content_hash"])).combine_chunks()
+        most = job.loaded.config.image.max_megabytes * 10**6
+        hashes = pa.array(tiles.hash_files(files["uri"].filter(unsure).to_pylist(), most), pa.string())
+        column = pc.replace_with_mask(files["content_hash"].combine_chunks(), unsure, hashes)
+        files = files.set_column(MANIFEST.get_field_index("content_hash"), MANIFEST.field("content_hash"), column)
+        listing = snapshot.compare(files, known)
+    return listing, snapshot.differences(listing, known)
+
+
+def _name(root: str, last: Record | None) -> str:
+    """Of a new night: the date (UTC), and from the second of a day on its number."""
+    date = max(datetime.now(UTC).date().isoformat(), last["night"][:10] if last else "")
+    names = (date if number == 1 else f"{date}-{number}" for number in count(1))
+    places = (snapshot.NIGHTS, snapshot.SNAPSHOTS)
+    return next(name for name in names if not any(storage.exists(storage.join(root, p, name)) for p in places))
+
+
+def _finish(job: _Job, listing: pa.Table, record: Record) -> Night:
+    """Scores what a night has found, makes its snapshot, and then makes it the newest."""
+    night, files = record["night"], snapshot.to_score(listing)
+    pace, nights, outcome = record["pace"], record["nights"], None
+    if files.num_rows:
+        run = storage.join(job.root, snapshot.NIGHTS, night)
+        facts = {"sources": [[record["source"], None]], "generation": record["generation"]}
+        anew, start = not directory.exists(run), time.monotonic()
+        outcome = scoring.night(job.model, files, run, facts, device=job.device)
+        if anew:
+            pace = {"files": pace["files"] + files.num_rows, "seconds": pace["seconds"] + time.monotonic() - start}
+        nights = [*nights, night]
+    before = snapshot.latest(job.root) if record["after"] else None
+    blocks = finalize.read_blocks(outcome.run) if outcome else []
+    record = {
+        **record,
+        "tonight": record["tonight"] | _scored(outcome),
+        "counts": snapshot.write(job.root, night, listing, before, blocks),
+        "pace": pace,
+        "nights": nights,
+        "drift": charts.follow([storage.join(job.root, snapshot.NIGHTS, name) for name in nights]) if outcome else {},
+    }
+    snapshot.finish(job.root, record)
+    code = ExitCode.DRIFT_ALARM if any(told["alarm"] for told in record["drift"].values()) else ExitCode.DONE
+    if outcome and _failed_fraction(outcome.run, files) > job.loaded.config.scoring.max_failed_fraction:
+        code = ExitCode.TOO_MANY_FAILED
+    return Night(record, outcome, code)
+
+
+def _scored(outcome: Outcome | None) -> dict[str, int]:
+    if outcome is None:
+        return {"scored": 0, "failed": 0, "flagged": 0}
+    counts = outcome.metrics["counts"]
+    failed = sum(n for status, n in counts["status"].items() if status not in (Status.OK, Status.CANNOT_JUDGE))
+    return {"scored": counts["scored"], "failed": failed, "flagged": counts["predicted"][Label.CRACK]}
+
+
+def _failed_fraction(run: str, files: pa.Table) -> float:
+    """Of the new and changed files: one that stays unreadable is not news every night."""
+    status = finalize.read_results(run, ["status"])["status"]  # in the order of the files
+    fresh = status.filter(pc.not_equal(files["change"], str(Change.RETRIED)))
+    read = pc.is_in(fresh, pa.array([str(Status.OK), str(Status.CANNOT_JUDGE)]))
+    return 1 - pc.mean(read).as_py() if len(fresh) else 0.0
