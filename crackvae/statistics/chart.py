@@ -24,7 +24,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 WEIGHT, LIMIT = 0.1, 2.5
 """Of the newest night in the average; limit of the average in its standard deviations. Simulated (2026-11-25): one
-chart gives a false alarm in 1,600 to 2,800 nights (normal, skewed, beta-binomial nights of 20 to 5,000 photographs)."""
+chart gives a false alarm in over 1,700 nights (normal, skewed, beta-binomial nights of 20 to 5,000 photographs)."""
 LEAST_NIGHTS, LEAST_PHOTOGRAPHS = 5, 20
 """Before the first night that is compared; of a night that counts."""
 _MOST = 3.0  # standard deviations that a night counts for at most, in the average and for later nights
