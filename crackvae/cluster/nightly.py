@@ -138,7 +138,7 @@ def nightly(
 
 def _next(job: _Job, last: Record | None) -> Night:
     """Lists and compares; keeps what was found before it is scored. Nothing is kept where nothing is new."""
-    files, found = manifest.build([job.source])
+    files, found = manifest.build([job.source], folder_labels=False)
     for line in found.lines():
         log.info(line)
     before = last if last is not None and job.goes_on(last, job.facts) else None

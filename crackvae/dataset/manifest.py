@@ -87,9 +87,11 @@ def build(
     normal: Sequence[str] = (),
     crack: Sequence[str] = (),
     label_column: str = "label",
+    folder_labels: bool = True,
 ) -> tuple[pa.Table, Summary]:
     """Lists sources into a manifest; opens no image. Arguments, order and errors are those of `listing`."""
-    with listing(locations, normal=normal, crack=crack, label_column=label_column) as (blocks, summary):
+    listed = listing(locations, normal=normal, crack=crack, label_column=label_column, folder_labels=folder_labels)
+    with listed as (blocks, summary):
         return pa.concat_tables(blocks).combine_chunks(), summary
 
 
@@ -100,6 +102,7 @@ def listing(
     normal: Sequence[str] = (),
     crack: Sequence[str] = (),
     label_column: str = "label",
+    folder_labels: bool = True,
 ) -> Iterator[tuple[Iterator[pa.Table], Summary]]:
     """Lists sources; the rows wait in a temporary file, so that memory does not grow with them.
 
@@ -110,6 +113,7 @@ def listing(
         normal: Folder names or values that mean normal, instead of the common ones.
         crack: Folder names or values that mean crack, instead of the common ones.
         label_column: The column of a table that holds labels.
+        folder_labels: Whether folder names are labels. Where a survey grows, any folder may come.
 
     Yields:
         The rows of the manifest in blocks, and what was found. Rows are sorted by path within a source, those
@@ -127,7 +131,8 @@ def listing(
             if sources.kind(location) == "table":
                 spool.add(_from_table(location, label_column, names), None)
             else:
-                of_folder = FolderLabels(_root(location), names, required=bool(normal or crack))
+                of_names = names if folder_labels else {}
+                of_folder = FolderLabels(_root(location), of_names, required=bool(normal or crack))
                 spool.add(_from_listing(location, of_folder, summary), of_folder)
         if not spool.rows:
             found = _listed(summary.skipped, most=5) or "no file at all"

@@ -276,6 +276,17 @@ def test_a_night_that_was_cut_off_is_left_where_another_model_begins(model, imag
     assert check.check(str(root / "nights" / done.record["night"])).problems == []
 
 
+def test_a_folder_whose_name_means_a_label_may_come_any_night(model, images, tmp_path, ray_session):
+    survey, root = Survey(tmp_path / "survey", images), tmp_path / "root"
+    survey.add(2)
+    nightly.nightly(str(model), str(survey.folder), str(root))
+    (survey.folder / "crack").mkdir()
+    shutil.copy(images[5], survey.folder / "crack")
+    (second,) = nightly.nightly(str(model), str(survey.folder), str(root))
+    assert told(second) == {"listed": 3, "new": 1, "scored": 1}
+    assert {row["label"] for row in rows(root, second).values()} == {None}
+
+
 def test_equal_content_under_another_time_costs_a_read_and_no_score(model, images, tmp_path, ray_session):
     survey, root = Survey(tmp_path / "survey", images), tmp_path / "root"
     survey.add(6)
