@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.stats import beta, betabinom
 
 from crackvae.errors import InputError
 
@@ -103,6 +103,30 @@ def false_alarm_rate(above: int, n: int) -> FalseAlarmRate:
     m = above + 1
     low, high = beta(m, n + 1 - m).interval(0.95) if m <= n else (1.0, 1.0)
     return FalseAlarmRate(m / (n + 1), float(low), float(high))
+
+
+def alarm_range(p_G: Floats, n: int, images: int, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Between which shares of so many sound images have a p-value of at most p, if the calibration holds.
+
+    The number of images whose p-value is at most m / (n + 1) is beta-binomial with images, m and n + 1 - m: the
+    rate is a draw from Beta(m, n + 1 - m), see `false_alarm_rate`, and the images are independent given it.
+    Twins among them make the range too narrow.
+
+    Args:
+        p_G: In 0..1; each stands for the largest m / (n + 1) that is not above it.
+        n: Calibration scores.
+        images: Sound images.
+        level: How often the share lies in the range, at each p by itself.
+
+    Returns:
+        low_G and high_G.
+    """
+    m_G = np.floor(np.asarray(p_G) * (n + 1) + 1e-9)
+    inner_G = np.clip(m_G, 1, n)
+    low_G, high_G = (np.asarray(edge) / images for edge in betabinom(images, inner_G, n + 1 - inner_G).interval(level))
+    ends_G = np.where(m_G < 1, 0.0, 1.0)  # p is never 0, and always at most 1
+    is_inner_G = m_G == inner_G
+    return np.where(is_inner_G, low_G, ends_G), np.where(is_inner_G, high_G, ends_G)
 
 
 def bounds(

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -107,16 +108,72 @@ def bootstrap(
         )
     ranking = Ranking(score_N, is_crack_N, threshold)
     value_M = ranking.evaluate(np.ones((1, len(is_crack_N)), np.int64))[0]
-    blocks = (
-        [ranking.evaluate(weight_BN) for weight_BN in _draw(is_crack_N, group_N, resamples, seed)]
-        if len(is_crack_N) <= EXACT_IMAGES
-        else [_evaluate_coarsely(ranking, is_crack_N, group_N, resamples, seed)]
-    )
+    blocks = [metrics_of_counts(*counts) for counts in _resampled(ranking, is_crack_N, group_N, resamples, seed)]
     return Resampled(value_M, np.concatenate(blocks))
 
 
-def _evaluate_coarsely(ranking: Ranking, is_crack_N: Bools, group_N: Groups, resamples: int, seed: int) -> Any:
-    """As `Ranking.evaluate` of each resample, at a cost that does not grow with the images.
+class Bands(NamedTuple):
+    """The ROC and the precision-recall curve with pointwise intervals, each a row value, low and high.
+
+    Attributes:
+        fpr_G: False-alarm rates at which recall is given: the most that one so low or lower allows.
+        recall_3G: That recall.
+        recall_G: Recalls at which precision is given: with the fewest flagged that reach it.
+        precision_3G: That precision, of as many cracks among the images as there are.
+    """
+
+    fpr_G: Float64s
+    recall_3G: Float64s
+    recall_G: Float64s
+    precision_3G: Float64s
+
+
+def bands(
+    score_N: Floats, is_crack_N: Bools, group_N: Groups, *, resamples: int = 400, seed: int = 0, level: float = 0.95
+) -> Bands:
+    """Both curves, resampled as by `bootstrap`; arguments as there, and both labels must be present.
+
+    Args:
+        score_N: One real number per image.
+        is_crack_N: Its label.
+        group_N: Integers or strings.
+        resamples: How often the groups are drawn.
+        seed: Equal seeds draw equal groups.
+        level: The share of the resamples that lies inside the interval, at each point by itself.
+    """
+    ranking = Ranking(score_N, is_crack_N, np.inf)
+    fpr_G = np.geomspace(1 / np.count_nonzero(~is_crack_N), 1, 100)
+    recall_G = np.linspace(0.01, 1, 100)
+    whole = (*ranking.counts(np.ones((1, len(is_crack_N)), np.int64)), 0)
+    curves = []
+    for tp_RV, fp_RV, _ in chain([whole], _resampled(ranking, is_crack_N, group_N, resamples, seed)):
+        for tp_V, fp_V in zip(tp_RV, fp_RV, strict=True):
+            # In whole numbers and rounded inwards, as in `metrics_of_counts`: 0.05 * 20 may be 1.0000000000000002.
+            allowed_G = np.floor(fpr_G * fp_V[-1] + 1e-9)
+            found_G = tp_V[np.searchsorted(fp_V, allowed_G, side="right") - 1]
+            at_G = np.searchsorted(tp_V, np.ceil(recall_G * tp_V[-1] - 1e-9))
+            curves.append((found_G / tp_V[-1], tp_V[at_G] / (tp_V[at_G] + fp_V[at_G])))
+    recall_RG, precision_RG = (np.stack(each) for each in zip(*curves, strict=True))
+    edges = [(1 - level) / 2, (1 + level) / 2]
+    made = [np.vstack([curve[:1], np.quantile(curve[1:], edges, axis=0)]) for curve in (recall_RG, precision_RG)]
+    return Bands(fpr_G, made[0], recall_G, made[1])
+
+
+def _resampled(
+    ranking: Ranking, is_crack_N: Bools, group_N: Groups, resamples: int, seed: int
+) -> Iterator[tuple[Weights, Weights, int]]:
+    """tp_BV, fp_BV and at_threshold of each resample, block by block; see `metrics_of_counts`."""
+    if len(is_crack_N) > EXACT_IMAGES:
+        yield _count_coarsely(ranking, is_crack_N, group_N, resamples, seed)
+        return
+    for weight_BN in _draw(is_crack_N, group_N, resamples, seed):
+        yield *ranking.counts(weight_BN), ranking.at_threshold
+
+
+def _count_coarsely(
+    ranking: Ranking, is_crack_N: Bools, group_N: Groups, resamples: int, seed: int
+) -> tuple[Weights, Weights, int]:
+    """Counts of every resample, at a cost that does not grow with the images.
 
     Whole groups are put into buckets at random, and buckets are drawn instead of groups (Chamandy,
     Muralidharan, Najmi & Naidu 2012, "Estimating uncertainty for massive data streams", Google).
@@ -136,7 +193,7 @@ def _evaluate_coarsely(ranking: Ranking, is_crack_N: Bools, group_N: Groups, res
         total_RV = np.cumsum(np.rint(weight_RB @ count_BV).astype(np.int64), axis=1)
         return np.pad(total_RV, ((0, 0), (1, 0)))
 
-    return metrics_of_counts(counts(is_crack_N), counts(~is_crack_N), at_threshold)
+    return counts(is_crack_N), counts(~is_crack_N), at_threshold
 
 
 def _draw(is_crack_N: Bools, group_N: Groups, resamples: int, seed: int) -> Iterator[Weights]:

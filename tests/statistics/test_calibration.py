@@ -218,3 +218,17 @@ def test_the_promised_false_alarm_rate_is_that_of_simulated_calibrations(n, alph
 
 def test_nothing_is_promised_where_every_calibration_image_is_flagged():
     assert false_alarm_rate(19, 19) == (1.0, 1.0, 1.0)
+
+
+def test_the_range_of_alarms_is_that_of_simulated_runs():
+    generator = np.random.default_rng(3)
+    n, images, p_G = 99, 200, np.array([0.01, 0.05, 0.3, 0.97])
+    low_G, high_G = calibration.alarm_range(p_G, n, images)
+    shares = [
+        np.mean(p_values(generator.normal(size=images), generator.normal(size=n))[:, None] <= p_G, axis=0)
+        for _ in range(2000)
+    ]
+    inside_G = np.mean((low_G <= shares) & (shares <= high_G), axis=0)
+    assert (inside_G > 0.94).all()
+    assert (inside_G[1:3] < 0.965).all()  # at the ends counts are few, and the range reaches to 0 or 1
+    assert calibration.alarm_range(np.array([0.0, 0.005, 1.0]), n, images)[0].tolist() == [0, 0, 1]

@@ -153,3 +153,25 @@ def test_paired_differences_of_many_images_draw_the_same_buckets(monkeypatch):
         bootstrap(s_N, is_crack_N, group_N, s, resamples=50) for s_N, s in ((score_N, 0.5), (2 * score_N, 1))
     )
     assert set((first - second).intervals().values()) == {Interval(0.0, 0.0, 0.0)}
+
+
+def test_the_bands_are_those_of_the_metrics_that_are_points_of_the_curves(monkeypatch):
+    score_N, is_crack_N, group_N = photographs(4, groups=100, group_sd=0.5)
+    found = intervals.bands(score_N, is_crack_N, group_N, resamples=300)
+    resampled = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=300)
+    at = np.searchsorted(found.fpr_G, 0.05)  # the grid's next rate
+    expected = resampled.intervals()["recall_at_5pct_fpr"]
+    assert found.recall_3G[0, at] >= expected.value >= found.recall_3G[0, at - 1]
+    assert found.recall_3G[1, at] >= expected.low - 1e-9
+    assert found.recall_3G[2, at - 1] <= expected.high + 1e-9
+    assert found.recall_3G[:, -1] == pytest.approx(1)
+    assert found.precision_3G[0, -1] == pytest.approx(
+        is_crack_N.sum() / np.count_nonzero(score_N >= score_N[is_crack_N].min())
+    )
+    for curve_3G in (found.recall_3G, found.precision_3G):
+        assert (curve_3G[1] <= curve_3G[2]).all()
+        assert np.mean((curve_3G[1] <= curve_3G[0]) & (curve_3G[0] <= curve_3G[2])) > 0.95
+    monkeypatch.setattr(intervals, "EXACT_IMAGES", 10)
+    coarse = intervals.bands(score_N, is_crack_N, group_N, resamples=300)
+    np.testing.assert_allclose(coarse.recall_3G[0], found.recall_3G[0])
+    assert np.abs(coarse.recall_3G - found.recall_3G).mean() < 0.02
