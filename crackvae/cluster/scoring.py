@@ -213,7 +213,8 @@ def _begin(
     calibration = loaded.calibration.as_table().drop_columns("image_id")
     with session.session():
         computed_on = _backend(loaded, device)
-        run = directory.create(out, planned, {**facts, "backend": computed_on.as_dict()}, calibration)
+        place = model if model == artifact.PRETRAINED else storage.to_uri(model)
+        run = directory.create(out, planned, {**facts, "backend": computed_on.as_dict()}, calibration, place)
         work, _ = shards.missing(run)
         survey.score(run, work, model, computed_on)
     return run

@@ -80,11 +80,19 @@ class PhotoScorer:
 
         Both are at the resolution of the evidence, at the model's pixel pitch. Arguments as for `score`.
         """
-        gray_HW = resample(gray_HW, self._factor(ground))
+        return self.view(gray_HW, chroma_hw2, ground)[2:]
+
+    def view(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> tuple[Gray, Gray, Map, Bools]:
+        """The photograph at the model's pixel pitch, what sound concrete would look like there, and `anomaly_map`.
+
+        Arguments as for `score`.
+        """
+        gray_HW = resample(gray_HW, self.factor(ground))
         judged_N, _ = self._judged(gray_HW, chroma_hw2)
         judged_hw = self._area(judged_N, gray_HW.shape)
-        sigma_HW = self.expect(gray_HW)[1]
-        return evidence.find_lines(gray_HW, sigma_HW, self._photographs.scale, judged_hw)[0], judged_hw
+        expected_HW, sigma_HW = self.expect(gray_HW)
+        evidence_hw, _ = evidence.find_lines(gray_HW, sigma_HW, self._photographs.scale, judged_hw)
+        return gray_HW, expected_HW, evidence_hw, judged_hw
 
     def score(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> Row:
         """Scores a photograph.
@@ -103,7 +111,7 @@ class PhotoScorer:
         known = self._pitch or self._photographs.domain.coarsest
         if ground and known and ground.mm_per_pixel > COARSEST * known:
             return _cannot_judge(f"{ground.mm_per_pixel:.2g} mm a pixel; the model knows {known:.2g}")
-        factor = self._factor(ground)
+        factor = self.factor(ground)
         height, width = (round(factor * length) for length in gray_HW.shape)
         if min(height, width) < self._size:
             message = f"{width}x{height} pixels; a tile has {self._size} a side"
@@ -113,7 +121,7 @@ class PhotoScorer:
             return {"status": str(Status.TOO_LARGE), "message": message}
         return self._score(resample(gray_HW, factor), chroma_hw2, factor, ground)
 
-    def _factor(self, ground: Ground | None) -> float:
+    def factor(self, ground: Ground | None) -> float:
         """By which the sides of a photograph grow when it is brought to the model's pixel pitch."""
         return ground.mm_per_pixel / self._pitch if self._pitch and ground else 1.0
 

@@ -1,9 +1,9 @@
-"""Figures with axes: score histogram, ROC, training."""
+"""Figures with axes: score histogram, ROC, precision and recall, calibration, training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,25 +19,34 @@ from matplotlib.ticker import (
     PercentFormatter,
     StrMethodFormatter,
 )
+from numpy.typing import NDArray
 
 from crackvae.report import tables
 from crackvae.schema import BASELINES, EvaluationSet, Label
+from crackvae.statistics import calibration
 from crackvae.statistics import metrics as statistics
+from crackvae.statistics.intervals import Bands
 
 # Okabe & Ito (2008), "Color universal design": distinct for every kind of colour vision.
 BLUE, VERMILLION, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
+Size = tuple[float, float]
+Curve = tuple[Bands, Mapping[str, int]]
+"""What `intervals.bands` says, and the confusion matrix at the threshold."""
+
+_NARROW = 7  # inches
 _BINS = 80
 _COLOURS = {Label.NORMAL: BLUE, Label.CRACK: VERMILLION, None: GRAY}
 _MEANING = {"mse": "mean squared error of the reconstruction", "lines": "evidence for dark lines in the worst tile"}
 
 
-def scores(scored: pa.Table, threshold: Mapping[str, Any]) -> Figure:
+def scores(scored: pa.Table, threshold: Mapping[str, Any], size: Size = (9, 4.6)) -> Figure:
     """Histogram of the scores by label, with the threshold.
 
     Args:
         scored: Rows of the results that have a score.
         threshold: As in metrics.json.
+        size: Of the figure in inches.
     """
     score_N = scored["score"].to_numpy().astype(np.float64)
     label_N = np.asarray(scored["label"].to_pylist(), object)
@@ -47,7 +56,7 @@ def scores(scored: pa.Table, threshold: Mapping[str, Any]) -> Figure:
     ends = [max(value, 1e-9), *score_N[[score_N.argmin(), score_N.argmax()]]]
     edges = np.geomspace(0.95 * min(ends), 1.05 * max(ends), _BINS + 1)
 
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     most = 0.0
     for label, colour in _COLOURS.items():
@@ -73,7 +82,7 @@ def scores(scored: pa.Table, threshold: Mapping[str, Any]) -> Figure:
     )  # fmt: skip
     _label_plainly(axes.xaxis, (1, 2, 5))
     axes.set_title("Scores of the images, and the threshold that calls them crack")
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=4 if size[0] > _NARROW else 1)
     return figure
 
 
@@ -127,14 +136,85 @@ def roc(scored: pa.Table, metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def training(history: Sequence[Mapping[str, float]]) -> Figure:
+def with_bands(curves: Mapping[str, Curve], size: Size) -> tuple[Figure, Figure]:
+    """ROC, and precision against recall, each with pointwise bands and the point of the threshold.
+
+    Args:
+        curves: By the name of the set.
+        size: Of a figure in inches.
+    """
+    figures = tuple(Figure(figsize=size, layout="constrained") for _ in range(2))
+    roc_axes, pr_axes = (figure.subplots() for figure in figures)
+    post: Literal["post"] = "post"  # in steps: between two thresholds there is nothing
+    pre: Literal["pre"] = "pre"
+    for (name, curve), colour in zip(curves.items(), (BLUE, VERMILLION, GREEN), strict=False):
+        bands, cell = curve
+        fpr, recall = _operating_point({"confusion": cell})
+        for axes, x_G, y_3G, steps in (
+            (roc_axes, bands.fpr_G, bands.recall_3G, post),
+            (pr_axes, bands.recall_G, bands.precision_3G, pre),
+        ):
+            axes.fill_between(x_G, y_3G[1], y_3G[2], step=steps, color=colour, alpha=0.25, linewidth=0)
+            axes.step(x_G, y_3G[0], where=steps, color=colour, label=name)
+        precision = cell["tp"] / max(1, cell["tp"] + cell["fp"])
+        for axes, x, y in ((roc_axes, max(fpr, bands.fpr_G[0]), recall), (pr_axes, recall, precision)):
+            axes.plot(x, y, "o", color=colour, markeredgecolor="black", ms=7, clip_on=False, zorder=3)
+    roc_axes.set(xscale="log", xlabel="false alarms: share of normals called crack (logarithmic)",
+                 ylabel="recall: share of cracks called crack", title="Cracks found against false alarms")  # fmt: skip
+    pr_axes.set(xlabel="recall: share of cracks called crack", ylabel="precision: share of flags that are cracks",
+                title="Precision against recall", xlim=(0, 1.01))  # fmt: skip
+    roc_axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:g}%"))
+    pr_axes.xaxis.set_major_formatter(PercentFormatter(1))
+    for axes, figure in zip((roc_axes, pr_axes), figures, strict=True):
+        axes.set_ylim(top=1.01)
+        axes.grid(alpha=0.3)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.plot([], [], "o", color="white", markeredgecolor="black", ms=7, label="at the threshold")
+        axes.fill_between([], [], [], color=GRAY, alpha=0.25, label="95% band")
+        figure.legend(loc="outside lower center", ncols=2)
+    return figures[0], figures[1]
+
+
+def p_values(p_N: NDArray[np.float64], calibration_normals: int, alpha: float, size: Size) -> Figure:
+    """How many of the normals have a p-value of at most p, beside what is promised.
+
+    Args:
+        p_N: p-values of normals.
+        calibration_normals: What they were compared with.
+        alpha: Where the threshold lies.
+        size: Of the figure in inches.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    least = 1 / (calibration_normals + 1)
+    p_G = np.geomspace(least, 1, 200)
+    low_G, high_G = calibration.alarm_range(p_G, calibration_normals, len(p_N))
+    share_G = np.searchsorted(np.sort(p_N), p_G * (1 + 1e-9), side="right") / len(p_N)
+    bottom = min(least, 1 / len(p_N)) / 2
+    axes.fill_between(p_G, low_G.clip(bottom), high_G.clip(bottom), color=GRAY, alpha=0.25, linewidth=0,
+                      label="95% of what to expect")  # fmt: skip
+    axes.plot(p_G, p_G, color=GRAY, linewidth=0.8, label="promised")
+    axes.step(p_G, share_G.clip(bottom), where="post", color=BLUE, label=f"{len(p_N):,} normals")
+    axes.axvline(alpha, color="black", linestyle="--", label=f"alpha {alpha:g}")
+    axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(bottom, 1.1), xlabel="p",
+             ylabel="share of normals with at most this p", title="Are the p-values what they say?")  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:g}%"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def training(history: Sequence[Mapping[str, float]], size: Size = (10, 4)) -> Figure:
     """Errors and KL divergence by epoch.
 
     Args:
         history: As in the model artifact.
+        size: Of the figure in inches.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    errors, divergence = figure.subplots(1, 2)
+    figure = Figure(figsize=size, layout="constrained")
+    errors, divergence = figure.subplots(1, 2) if size[0] > _NARROW else figure.subplots(2, 1)
     records = pd.DataFrame(history)
     errors.plot(records["epoch"], records["mse"], "o-", ms=4, color=BLUE, label="training")
     errors.plot(records["epoch"], records["val_mse"], "o-", ms=4, color=VERMILLION, label="validation normals")

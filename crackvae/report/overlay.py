@@ -68,13 +68,13 @@ def draw(
     """
     exif = _exif(photo)  # before the pixels: loading a TIFF closes it
     profile = photo.info.get("icc_profile") if photo.mode == "RGB" else None
-    picture, scale = _upright(photo, side)
+    picture, scale = upright(photo, side)
     picture_HW3 = np.asarray(picture)
     if judged_HW is not None:
         is_dark_HW = cv2.resize(judged_HW.astype(np.uint8), picture.size, interpolation=cv2.INTER_NEAREST) == 0
         picture_HW3 = np.where(is_dark_HW[..., None], picture_HW3 // 3, picture_HW3)
         map_HW = np.where(judged_HW, map_HW, 0)
-    canvas = _blend(picture_HW3, _levels(map_HW, limit, picture.size))
+    canvas = blend(picture_HW3, levels(map_HW, limit, picture.size))
     pen = ImageDraw.Draw(canvas)
     for x, y, width, height in boxes:
         box = [x * scale - 2, y * scale - 2, (x + width) * scale + 2, (y + height) * scale + 2]
@@ -88,7 +88,7 @@ def draw(
     return file.getvalue()
 
 
-def _upright(photo: Image.Image, side: int) -> tuple[Image.Image, float]:
+def upright(photo: Image.Image, side: int) -> tuple[Image.Image, float]:
     """The photograph in color, upright, its longest side at most `side`; and its scale."""
     width, height = photo.size
     scale = min(1.0, side / max(width, height))
@@ -121,7 +121,7 @@ def _orientation(photo: Image.Image) -> int:
         return 1
 
 
-def _levels(map_HW: NDArray[np.float32], limit: float, size: tuple[int, int]) -> NDArray[np.uint8]:
+def levels(map_HW: NDArray[np.float32], limit: float, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The map at the size of the picture, 0 being CLEAR times the limit and less, 255 FULL times and more."""
     block = round(map_HW.shape[1] / size[0])
     if block > 1:  # the largest value of each block: a mean would lose a thin crack
@@ -132,7 +132,13 @@ def _levels(map_HW: NDArray[np.float32], limit: float, size: tuple[int, int]) ->
     return np.asarray(np.clip(255 * share_HW, 0, 255), np.uint8)
 
 
-def _blend(picture_HW3: NDArray[np.uint8], level_HW: NDArray[np.uint8]) -> Image.Image:
+def blend(picture_HW3: NDArray[np.uint8], level_HW: NDArray[np.uint8]) -> Image.Image:
+    """Puts the colors of the map on a picture.
+
+    Args:
+        picture_HW3: RGB.
+        level_HW: As by `levels`.
+    """
     ink_L3 = (_COLOR_L3 * _OPACITY_L1).astype(np.float32)
     clear_L3 = np.repeat(1 - _OPACITY_L1, 3, axis=1).astype(np.float32)
     return Image.fromarray(np.rint(picture_HW3 * clear_L3[level_HW] + ink_L3[level_HW]).astype(np.uint8))
@@ -157,7 +163,7 @@ def _with_bar(picture: Image.Image, title: str, verdict: str, limit: float) -> I
     ramp_top, ramp_px = top + round(1.6 * letter), width - 8 * letter
     gray_HW3 = np.full((letter, ramp_px, 3), 160, np.uint8)
     ramp_HW = np.tile(np.linspace(0, 255, ramp_px).astype(np.uint8), (letter, 1))
-    sheet.paste(_blend(gray_HW3, ramp_HW), (4 * letter, ramp_top))
+    sheet.paste(blend(gray_HW3, ramp_HW), (4 * letter, ramp_top))
     ticks = {CLEAR: f"{CLEAR:g}x and less", 1.0: f"limit {limit:.3g}", FULL: f"{FULL:g}x and more"}
     for multiple, text in ticks.items():
         place = (4 * letter + ramp_px * (multiple - CLEAR) / (FULL - CLEAR), ramp_top + 1.2 * letter)

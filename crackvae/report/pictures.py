@@ -34,7 +34,7 @@ LAST = "training.png"  # written last: with it the pictures are complete
 
 _COLUMNS = ["image_id", "uri", "label", "set", "score", "p_value", "prediction", *BASELINES]
 _OF_PHOTOGRAPHS = ["mm_per_pixel", "mm_per_pixel_error", "p_value_is_bound"]
-_STYLE: dict[RcKeyType, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 10,
     "figure.titlesize": 12,
     "axes.titlesize": 10,
@@ -73,7 +73,7 @@ def draw(run_location: str, model_location: str) -> list[str]:
     metrics = summary.read(run_location)
     results = finalize.read_results(run_location, _COLUMNS + (_OF_PHOTOGRAPHS if model.photographs else []))
     scored = results.filter(pc.is_valid(results["score"]))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figures = {}
         if scored.num_rows:
             figures["scores"] = curves.scores(scored, metrics["threshold"])

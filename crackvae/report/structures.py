@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 from wcmatch import glob
 
 from crackvae import storage
@@ -19,6 +20,7 @@ from crackvae.run import finalize
 from crackvae.schema import Label, Status
 
 UNMATCHED = "(matched by no pattern)"
+NO_FOLDER = "(in no folder)"
 
 TABLE = pa.schema([(name, pa.string()) for name in ("pattern", "structure", "element")])
 """A table of structures; element is empty where a structure is one piece."""
@@ -115,7 +117,7 @@ def _matches(pattern: str) -> Callable[[str], re.Match[str] | None]:
     return re.compile(regex).match
 
 
-def aggregate(results: Iterable[pa.Table], structures: pa.Table) -> Aggregates:
+def aggregate(results: Iterable[pa.Table], structures: pa.Table | None) -> Aggregates:
     """Adds results up per structure and element.
 
     Every photograph counts once. Those that no pattern matches are a row of their own, `UNMATCHED`;
@@ -123,29 +125,48 @@ def aggregate(results: Iterable[pa.Table], structures: pa.Table) -> Aggregates:
 
     Args:
         results: Blocks of rows of `schema.RESULTS`; six columns of all are held in memory.
-        structures: What `read` returns.
+        structures: What `read` returns; None takes folders for structures.
     """
-    patterns = structures["pattern"].to_pylist()
-    matches = [_matches(pattern) for pattern in patterns]
-
-    def first(name: str) -> int:
-        return next((index for index, match in enumerate(matches) if match(name)), len(patterns))
-
     photographs = pd.concat([block.select(_COLUMNS).to_pandas() for block in results], ignore_index=True)
-    pattern_N = np.array([first(name) for name in photographs["image_id"]])
-    busy = set(pattern_N.tolist())
-    idle = tuple(pattern for index, pattern in enumerate(patterns) if index not in busy)
-    places = structures.select(_PLACE).to_pandas()
-    photographs[_PLACE] = pd.concat([places, _NOWHERE]).to_numpy()[pattern_N]
+    places, idle = assign(photographs["image_id"].tolist(), structures)
+    photographs[_PLACE] = places
     total = _added_up(photographs)
-    total = total.reindex(total.index.union(pd.MultiIndex.from_frame(places.drop_duplicates())))
-    total[_COUNTS] = total[_COUNTS].fillna(0)
+    if structures is not None:
+        known = structures.select(_PLACE).to_pandas()
+        total = total.reindex(total.index.union(pd.MultiIndex.from_frame(known.drop_duplicates())))
+        total[_COUNTS] = total[_COUNTS].fillna(0)
     total["not_judged_share"] = (1 - total["judged"] / total["photographs"]).fillna(1.0)
     total["flagged_share"] = total["flagged"] / total["judged"]
     total = total.reset_index().sort_values(
         ["not_judged_share", "flagged_share", *_PLACE], ascending=[False, False, True, True]
     )
     return Aggregates(pa.Table.from_pandas(total, AGGREGATES, preserve_index=False), idle)
+
+
+def assign(image_ids: Sequence[str], structures: pa.Table | None) -> tuple[NDArray[np.object_], tuple[str, ...]]:
+    """Where each photograph belongs.
+
+    Args:
+        image_ids: Of the photographs.
+        structures: As for `aggregate`.
+
+    Returns:
+        place_N2, structure and element of each; and the patterns that no photograph went to.
+    """
+    if structures is None:
+        place_N2 = np.full((len(image_ids), 2), "", object)
+        place_N2[:, 0] = [name.rpartition("/")[0] or NO_FOLDER for name in image_ids]
+        return place_N2, ()
+    patterns = structures["pattern"].to_pylist()
+    matches = [_matches(pattern) for pattern in patterns]
+
+    def first(name: str) -> int:
+        return next((index for index, match in enumerate(matches) if match(name)), len(patterns))
+
+    pattern_N = np.array([first(name) for name in image_ids], np.int64)
+    busy = set(pattern_N.tolist())
+    idle = tuple(pattern for index, pattern in enumerate(patterns) if index not in busy)
+    return pd.concat([structures.select(_PLACE).to_pandas(), _NOWHERE]).to_numpy(object)[pattern_N], idle
 
 
 def _added_up(photographs: pd.DataFrame) -> pd.DataFrame:

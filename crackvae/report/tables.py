@@ -63,26 +63,34 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     Returns:
         Markdown tables, an empty line between them.
     """
-    made, by_card = [], []
-    for name in reported_sets(metrics):
-        cards = scorecards(metrics, name)
-        columns = [f"{name} [95% interval]", *cards]
-        for baseline in list(cards)[1:]:
-            columns.insert(columns.index(baseline) + 1, "ahead by")
-        rows = []
-        for metric in METRICS:
-            rows.append([_NAMES[metric]])
-            for card in cards.values():
-                ahead = card.get("model_is_ahead_by")
-                rows[-1] += [interval(card[metric]), *([interval(ahead[metric], "+")] if ahead else [])]
-        made.append(markdown(columns, rows))
-        by_card += [
-            [f"{name} {score}", f"{sum(card['confusion'].values()):,}",
-             *(f"{card['confusion'][cell]:,}" for cell in _CELLS), f"{card['threshold']:.4g}"]
-            for score, card in cards.items()
-        ]  # fmt: skip
-    made.append(markdown(["threshold's decisions", "images", *map(str.upper, _CELLS), "threshold"], by_card))
-    return "\n\n".join(made)
+    made = [markdown(*set_table(metrics, name)) for name in reported_sets(metrics)]
+    return "\n\n".join([*made, markdown(*decisions_table(metrics))])
+
+
+def set_table(metrics: Mapping[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every metric of a set with its interval, the baselines' beside it."""
+    cards = scorecards(metrics, name)
+    columns = [f"{name} [95% interval]", *cards]
+    for baseline in list(cards)[1:]:
+        columns.insert(columns.index(baseline) + 1, "ahead by")
+    rows = []
+    for metric in METRICS:
+        rows.append([_NAMES[metric]])
+        for card in cards.values():
+            ahead = card.get("model_is_ahead_by")
+            rows[-1] += [interval(card[metric]), *([interval(ahead[metric], "+")] if ahead else [])]
+    return columns, rows
+
+
+def decisions_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the confusion matrix of each set and score."""
+    rows = [
+        [f"{name} {score}", f"{sum(card['confusion'].values()):,}",
+         *(f"{card['confusion'][cell]:,}" for cell in _CELLS), f"{card['threshold']:.4g}"]
+        for name in reported_sets(metrics)
+        for score, card in scorecards(metrics, name).items()
+    ]  # fmt: skip
+    return ["threshold's decisions", "images", *map(str.upper, _CELLS), "threshold"], rows
 
 
 def counts_lines(metrics: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@
     threshold.json        the threshold that `crackvae threshold` set; absent before
     labels.parquet        the labels that `crackvae evaluate RUN --labels` brought; absent before
     results/, regions/, tiles/, results.csv, metrics.json, _SUCCESS      written at the end
-    figures/, positions.*, structures.csv                                made of them
+    figures/, report.html, positions.*, structures.csv                   made of them
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ RETRIES = "retries.json"
 FIGURES = "figures"
 POSITIONS, POSITIONS_GEOJSON = "positions.parquet", "positions.geojson"
 STRUCTURES = "structures.csv"
-DERIVED = (FIGURES, POSITIONS, POSITIONS_GEOJSON, STRUCTURES)
+REPORT = "report.html"
+DERIVED = (FIGURES, REPORT, POSITIONS, POSITIONS_GEOJSON, STRUCTURES)
 """Made of the results: a new finalize removes them."""
 SUCCESS = "_SUCCESS"
 LOCK = ".lock"
@@ -90,6 +91,7 @@ class Run:
         identity: SHA-256 of everything that decides its results.
         facts: What the identity was made of, by name.
         created: When its sources were listed.
+        model: Where the model lay then; empty where that is not known.
         retries: The status whose rows were tried again in attempt 1, 2, ...
     """
 
@@ -97,6 +99,7 @@ class Run:
     identity: str
     facts: Mapping[str, Any]
     created: str
+    model: str = ""
     retries: tuple[Status, ...] = ()
 
     @cached_property
@@ -144,6 +147,7 @@ def create(
     blocks: Iterable[pa.Table],
     facts: Mapping[str, Any],
     calibration: pa.Table | None = None,
+    model: str = "",
 ) -> Run:
     """Starts a run in an empty or missing directory, in memory for a block.
 
@@ -153,6 +157,7 @@ def create(
         facts: What decides the results besides the files below, by name; it must fit in JSON.
         calibration: What the calibration normals scored, as for `judge.load`; without it, the run
             can be scored and not be judged.
+        model: Where the model lies, for the report; no part of the identity.
 
     Raises:
         RefusedError: The directory holds something else.
@@ -171,6 +176,7 @@ def create(
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": _identity(all_facts),
+        "model": model,
         "facts": all_facts,
     }
     storage.write_bytes(storage.join(location, RUN), json.dumps(header, indent=1).encode())
@@ -246,7 +252,9 @@ def read_header(location: str) -> Run:
     try:
         header = json.loads(storage.read_bytes(path))
         known, version = header["format"] == FORMAT, int(header["schema_version"])
-        run = Run(location, header["identity"], header["facts"], header.get("created", "unknown"))
+        run = Run(
+            location, header["identity"], header["facts"], header.get("created", "unknown"), header.get("model", "")
+        )
         altered = "manifest" not in run.facts or _identity(run.facts) != run.identity
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{location}: is no run of crackvae, or {RUN} is damaged") from error
