@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-faults lint format bench bench-scale accuracy photographs clean
+.PHONY: help setup demo test test-browser test-faults lint format bench bench-scale accuracy photographs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,6 +19,9 @@ demo: setup  ## the whole job on synthetic images, about two minutes on 2 cores
 
 test: setup  ## every test but the long ones
 	$(BIN)/python -m pytest
+
+test-browser: setup  ## the page in a real Chromium, which must be there: apt-get install chromium
+	$(BIN)/python -m pytest -m browser tests/report
 
 test-faults: setup  ## kills, lost nodes, full disks, failing stores: twenty minutes; writes docs/reliability.md
 	$(BIN)/python tests/faults/report.py

@@ -234,6 +234,13 @@ def _add_run_commands(command: _Command) -> None:
     which.add_argument("--quantile", type=float, metavar="Q", help=of_normals)
     which.add_argument("--value", type=float, metavar="V", help="a score above it is a crack")
 
+    about = "make one HTML page of a run: what was found, and how far to believe it"
+    sub = command("report", about, "runs/bridge-17 --no-location")
+    sub.add_argument("run", help="from `crackvae score` or `evaluate`, which make the page at their end, too")
+    sub.add_argument("--model", metavar="MODEL", help="what scored it (default: where it lay then)")
+    _add_structures(sub)
+    sub.add_argument("--no-location", action="store_true", help="leave out where photographs were taken, to share it")
+
     sub = command("check", "verify a run from its files alone, or say how far it is", "runs/bridge-17")
     sub.add_argument("run", help="from `crackvae score` or `evaluate`")
 
@@ -284,6 +291,10 @@ def _add_photograph_options(parser: argparse.ArgumentParser) -> None:
     pitch = "ground sampling distance of the photographs (default: what their EXIF says)"
     parser.add_argument("--mm-per-pixel", type=_positive_number, metavar="MM", help=pitch)
     parser.add_argument("--tiles", action="store_true", help="keep every tile's score and error, in tiles/")
+    _add_structures(parser)
+
+
+def _add_structures(parser: argparse.ArgumentParser) -> None:
     structures = "CSV with the columns pattern, structure, element: adds up results by structure"
     parser.add_argument("--structures", metavar="FILE", help=structures)
 

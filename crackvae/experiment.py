@@ -24,6 +24,8 @@ from crackvae.schema import Label, Split
 from crackvae.terminal import log
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from crackvae.cluster.scoring import Outcome
 
 # Ray and torch take 3 s to import: `index` and `split` do without.
@@ -163,7 +165,25 @@ def score(model: str, sources: Sequence[str], out: str, *, structures: str | Non
         aggregates = by_structure.aggregate(finalize.read_blocks(outcome.run), table)
         aggregates.write_csv(storage.join(outcome.run, directory.STRUCTURES))
         print(aggregates.text(), end="\n\n")
-    return _show(outcome, model)
+    return _show(outcome, model, table)
+
+
+def report(run: str, *, model: str | None, structures: str | None, no_location: bool) -> ExitCode:
+    """Makes the page of a finished run, prints where it is.
+
+    Args:
+        run: The run directory.
+        model: The model that scored it; None looks where it lay then.
+        structures: A CSV file by which results are added up.
+        no_location: Leaves out where photographs were taken.
+    """
+    from crackvae.report import page
+    from crackvae.report import structures as by_structure
+
+    table = by_structure.read(structures) if structures else None
+    made = page.write(run, model=model, by=table, with_positions=not no_location)
+    print(f"page: {made}")
+    return ExitCode.DONE
 
 
 def nightly(model: str, source: str, out: str, **options: Any) -> ExitCode:
@@ -241,6 +261,8 @@ def evaluate(
 
 
 def _evaluate_run(run: str, location: str, column: str) -> ExitCode:
+    from crackvae.report import page
+
     by_image = labelling.by_image(table_files.read_table(location, {"image_id", column}), location, column)
     scored = directory.open_run(run)
     with lock.holding(run):
@@ -248,6 +270,7 @@ def _evaluate_run(run: str, location: str, column: str) -> ExitCode:
         metrics = finalize.finalize(scored)
     _write_positions(run)
     _print_metrics(metrics)
+    print(f"page: {page.write(run)}")
     print(f"{len(by_image):,} labels from {location}; {_AGAIN}")
     if not metrics["sets"]:
         print("no image with a label has a score that can be compared: there are no metrics")
@@ -255,15 +278,19 @@ def _evaluate_run(run: str, location: str, column: str) -> ExitCode:
     return ExitCode.DONE
 
 
-def _show(outcome: Outcome, model: str) -> ExitCode:
-    from crackvae.report import pictures
+def _show(outcome: Outcome, model: str, by_structure: pa.Table | None = None) -> ExitCode:
+    from crackvae.report import page, pictures
 
     _write_positions(outcome.run)
     figures = storage.join(outcome.run, directory.FIGURES)
     if not storage.exists(storage.join(figures, pictures.LAST)):
         pictures.draw(outcome.run, model)
+    path = storage.join(outcome.run, directory.REPORT)
+    if by_structure is not None or not storage.exists(path):
+        page.write(outcome.run, model=model, by=by_structure)
     _print_metrics(outcome.metrics)
     print(f"pictures: {figures}")
+    print(f"page: {path}")
     print(f"results: {outcome.run}")
     return outcome.exit_code
 
@@ -302,7 +329,7 @@ def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitC
         metrics = finalize.finalize(scored)
     _write_positions(run)
     _print_metrics(metrics)
-    print(_AGAIN)
+    print(f"{_AGAIN}; the page: `crackvae report {run}`")
     print(f"results: {run}")
     return ExitCode.DONE
 

@@ -1,0 +1,200 @@
+"""One self-contained HTML page of a finished run: what was not scored, what was flagged, how far to believe it.
+
+It opens from disk without a network and shows nothing but what is in it: the Content-Security-Policy names
+its style and its script by their hashes, and every text of the run is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import jinja2
+import pandas as pd
+import pyarrow as pa
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from crackvae import storage
+from crackvae.errors import ArtifactError, InputError
+from crackvae.model import artifact
+from crackvae.model.artifact import Artifact
+from crackvae.report import findings, plots, positions, structures, tables, views
+from crackvae.report.findings import Gallery, Regions
+from crackvae.report.views import Triptych
+from crackvae.run import directory, finalize, summary
+from crackvae.run.directory import Run
+from crackvae.schema import EvaluationSet
+from crackvae.statistics.discovery import expected_precision
+from crackvae.statistics.metrics import PREVALENCES
+
+MOST_BYTES = 25_000_000
+"""Of a page, whatever the survey."""
+
+_SPARE_BYTES = 100_000
+_MOST_STRUCTURES = 200
+_COLUMNS = [
+    "image_id", "uri", "status", "message", "label", "group", "set", "score", "p_value", "p_value_is_bound",
+    "prediction", "width", "height", "latitude", "longitude", "mm_per_pixel", "mm_per_pixel_error", "judged_fraction",
+]  # fmt: skip
+
+
+def write(location: str, *, model: str | None = None, by: pa.Table | None = None, with_positions: bool = True) -> str:
+    """Writes the page of a run into its directory.
+
+    The results are held in memory, as by `compare`.
+
+    Args:
+        location: A finished run.
+        model: The model artifact that scored it; None looks where it lay then. Without one the page has no
+            heat maps and no training curves, and says so.
+        by: Structures, as by `structures.read`; None takes folders.
+        with_positions: Whether it says where photographs were taken.
+
+    Returns:
+        Where the page lies.
+
+    Raises:
+        InputError: The run is not finished, or another model scored it.
+    """
+    run = directory.open_run(location)
+    if not run.finished:
+        raise InputError(f"{location}: is not finished; run the same command again")
+    scored_by = _model(run, model)
+    metrics = summary.read(location)
+    threshold = metrics["threshold"]["value"]
+    table = finalize.read_results(location, _COLUMNS)
+    results = table.to_pandas()
+    held, shown = findings.listed(results), findings.galleries(results, threshold)
+    names = pd.concat([held, *(gallery.rows for gallery in shown)])["image_id"].unique().tolist()
+    regions = Regions(location, names)
+    pictures = findings.triptychs(shown, regions, scored_by, threshold)
+    place_N2, _ = structures.assign(held["image_id"].tolist(), by)
+    rows = findings.rows(held, place_N2, regions, with_positions=with_positions)
+    by_structure = structures.aggregate([table], by).table
+    context: dict[str, Any] = {
+        "name": storage.name(location),
+        "metrics": metrics,
+        "identity": _identity(run, scored_by),
+        "sources": [uri for uri, _ in run.facts.get("sources", [])],
+        "side": views.SIDE,
+        "has_model": scored_by is not None,
+        "scale": scored_by and views.scale(scored_by, threshold),
+        "most_anomalous": findings.MOST_ANOMALOUS,
+        "galleries": [(gallery, _cards(gallery, pictures, regions)) for gallery in shown],
+        "left_out": findings.left_out(results, held),
+        "labelled": bool(results["label"].notna().any()),
+        "structures": by_structure.slice(0, _MOST_STRUCTURES).to_pylist(),
+        "more_structures": max(0, len(by_structure) - _MOST_STRUCTURES),
+        "by_folder": by is None,
+        "with_positions": with_positions,
+        "map": positions.draw(results) if with_positions else (Markup(), 0, 0),
+        "plots": plots.draw(results, metrics, scored_by),
+        "expected": _expected(metrics),
+        "tables": [tables.set_table(metrics, name) for name in tables.reported_sets(metrics)],
+        "decisions": tables.decisions_table(metrics) if metrics["sets"] else None,
+    }
+    template = _template()
+
+    def rendered(missing: int) -> bytes:
+        return template.render(context, rows=_json(rows), without_thumbnail=missing).encode(errors="replace")
+
+    room = MOST_BYTES - _SPARE_BYTES - len(rendered(0))
+    page = rendered(findings.add_thumbnails(rows, held, regions, room))
+    storage.write_bytes(run.path(directory.REPORT), page)
+    return run.path(directory.REPORT)
+
+
+def _model(run: Run, location: str | None) -> Artifact | None:
+    """The model that scored a run: the one given, or the one that lies where it lay then."""
+    if location is not None:
+        given = artifact.load(location)
+        if given.fingerprint != run.facts.get("model"):
+            raise InputError(f"{location}: is not the model that scored {run.location}")
+        return given
+    for place in filter(None, (run.model, artifact.PRETRAINED)):
+        try:
+            found = artifact.load(place)
+        except (ArtifactError, OSError):
+            continue
+        if found.fingerprint == run.facts.get("model"):
+            return found
+    return None
+
+
+def _identity(run: Run, model: Artifact | None) -> dict[str, str]:
+    """What was scored by what, by name."""
+    facts, backend = run.facts, run.facts.get("backend", {})
+    told = {
+        "run": run.identity,
+        "files listed": run.created,
+        "crackvae": facts.get("crackvae", "unknown"),
+        "manifest (SHA-256)": facts["manifest"],
+        "model (fingerprint)": facts.get("model", "unknown"),
+        "calibration (SHA-256)": facts.get("calibration", "none"),
+        "scored on": ", ".join(str(backend[key]) for key in ("device", "hardware", "precision") if key in backend),
+    }
+    if model is not None:
+        trained = model.provenance
+        told["model trained on (SHA-256)"] = str(trained.get("data", "unknown"))
+        told["model trained"] = f"{trained.get('date', 'date unknown')}, {trained.get('train_normals', '?')} normals"
+    return {name: value for name, value in told.items() if value}
+
+
+def _expected(metrics: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Precision to expect where so many of the images are cracked, by what the recall is taken from."""
+    made = []
+    for name in tables.reported_sets(metrics):
+        card = metrics["sets"][name]
+        keys = [f"precision_at_1_in_{round(1 / prevalence)}" for prevalence in PREVALENCES]
+        if card[keys[0]]["value"] is not None:
+            label = "labelled images" if name == EvaluationSet.ALL else f"{name} set"
+            made.append((f"at the recall and false alarms of the {label}", [_share(card[key]) for key in keys]))
+    rate = metrics["threshold"]["false_alarm_rate"]["expected"]
+    best = [f"{float(expected_precision(rate, 1.0, prevalence)):.1%}" for prevalence in PREVALENCES]
+    return [*made, (f"at most, if every crack is flagged, at {rate:.1%} false alarms", best)]
+
+
+def _share(metric: dict[str, float | None]) -> str:
+    value, low, high = metric["value"], metric["low"], metric["high"]
+    return f"{value:.1%}" + ("" if low is None or high is None else f" [{low:.1%}, {high:.1%}]")
+
+
+def _cards(gallery: Gallery, pictures: dict[int, Triptych], regions: Regions) -> list[dict[Any, Any]]:
+    cards = []
+    for row, told in zip(gallery.rows.index, gallery.rows.to_dict("records"), strict=True):
+        picture = pictures.get(row, Triptych(gone="no picture: enough is shown already"))
+        cards.append(
+            {
+                **told,
+                "outcome": findings.outcome(told),
+                "note": findings.note(told, regions),
+                "pictures": picture.pictures,
+                "gone": picture.gone,
+            }
+        )
+    return cards
+
+
+def _json(rows: list[findings.Row]) -> Markup:
+    return htmlsafe_json_dumps(rows, ensure_ascii=False, separators=(",", ":"))
+
+
+def _template() -> jinja2.Template:
+    """The template with its style and script, and the hashes by which the page allows these alone to run."""
+    loader = jinja2.PackageLoader("crackvae", "report/templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined,
+                                     trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment.filters |= {
+        "base64": lambda data: base64.b64encode(data).decode(),
+        "count": "{:,}".format,
+        "share": "{:.1%}".format,
+        "digits": "{:.4g}".format,
+    }
+    for name in ("page.css", "page.js"):
+        text = loader.get_source(environment, name)[0]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        kind = name.partition(".")[2]
+        environment.globals |= {kind: Markup(text), f"{kind}_hash": f"sha256-{digest}"}
+    return environment.get_template("page.html")

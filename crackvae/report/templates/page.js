@@ -1,0 +1,131 @@
+"use strict";
+// A row: name, status, label, structure, score, p, whether p is a bound, place, note, thumbnail, why there is none.
+const ROWS = JSON.parse(document.getElementById("rows").textContent).map((row, index) => ({ row, index, text: (row[0] + "\n" + row[8]).toLowerCase() }));
+const PAGE = 50;
+const at = (id) => document.getElementById(id);
+const heads = [...document.querySelectorAll("#list thead th[data-key]")];
+const state = { key: null, down: false, page: 0, found: ROWS };
+
+function option(value, text) {
+  const made = document.createElement("option");
+  made.value = value;
+  made.textContent = text;
+  return made;
+}
+
+function fill(id, key) {
+  if (!at(id)) return;
+  const counts = new Map();
+  for (const { row } of ROWS) counts.set(row[key], (counts.get(row[key]) || 0) + 1);
+  at(id).append(option("*", `all (${ROWS.length.toLocaleString("en")})`));
+  for (const value of [...counts.keys()].sort()) at(id).append(option("=" + value, `${value || "none"} (${counts.get(value).toLocaleString("en")})`));
+}
+
+function chosen(id) {
+  const value = at(id) ? at(id).value : "*";
+  return value === "*" ? null : value.slice(1);
+}
+
+function number(id) {
+  const value = at(id).value === "" ? NaN : Number(at(id).value);
+  return Number.isFinite(value) ? value : null;
+}
+
+function update() {
+  const text = at("search").value.trim().toLowerCase();
+  const [outcome, label, structure] = [chosen("outcome"), chosen("label"), chosen("structure")];
+  const [least, most] = [number("least"), number("most")];
+  state.found = ROWS.filter(({ row, text: own }) =>
+    (!text || own.includes(text)) && (outcome === null || row[1] === outcome) && (label === null || row[2] === label) &&
+    (structure === null || row[3] === structure) && (least === null || (row[4] !== null && row[4] >= least)) &&
+    (most === null || (row[4] !== null && row[4] <= most)));
+  const { key, down } = state;
+  if (key !== null) {
+    const isEmpty = (value) => value === null || value === "";
+    state.found.sort((a, b) => {
+      const [x, y] = [a.row[key], b.row[key]];
+      if (isEmpty(x) || isEmpty(y)) return isEmpty(x) - isEmpty(y) || a.index - b.index; // what is missing comes last
+      return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1) || a.index - b.index;
+    });
+  }
+  state.page = 0;
+  show();
+}
+
+function picture(row) {
+  const cell = document.createElement("td");
+  if (row[9]) {
+    const image = document.createElement("img");
+    image.src = "data:image/jpeg;base64," + row[9];
+    image.alt = "";
+    cell.append(image);
+  } else {
+    cell.className = "gap";
+    cell.textContent = row[10] ? "image is gone: " + row[10] : "no picture";
+  }
+  return cell;
+}
+
+function text(row, head) {
+  const key = Number(head.dataset.key);
+  const cell = document.createElement(key === 0 ? "th" : "td");
+  let value = row[key] === null ? "" : String(row[key]);
+  if (key === 5 && value) value = (row[6] ? "≤ " : "") + value;
+  const inner = document.createElement(key === 1 && value ? "span" : "bdi");
+  inner.textContent = value;
+  if (key === 0) cell.scope = "row";
+  else if (key !== 1) cell.dataset.name = head.textContent;
+  if (key === 1) inner.className = "tag " + value.replaceAll(" ", "-");
+  if (key === 4 || key === 5) cell.className = "number";
+  if (key === 3 || key === 8) cell.className = "text";
+  if (value) cell.append(inner);
+  return cell;
+}
+
+function show() {
+  const first = state.page * PAGE;
+  const part = state.found.slice(first, first + PAGE);
+  const made = part.map(({ row }) => {
+    const line = document.createElement("tr");
+    line.append(picture(row), ...heads.map((head) => text(row, head)));
+    return line;
+  });
+  document.querySelector("#list tbody").replaceChildren(...made);
+  const [all, found] = [ROWS.length, state.found.length].map((count) => count.toLocaleString("en"));
+  at("found").textContent = state.found.length ? `${found} of ${all}; rows ${first + 1} to ${first + part.length} are shown` : `0 of ${all}`;
+  const pages = Math.max(1, Math.ceil(state.found.length / PAGE));
+  at("page").textContent = `page ${state.page + 1} of ${pages}`;
+  at("before").disabled = state.page === 0;
+  at("after").disabled = state.page + 1 >= pages;
+  at("pages").hidden = pages === 1;
+}
+
+function turn(by) {
+  state.page += by;
+  show();
+  at("found").scrollIntoView();
+}
+
+fill("outcome", 1);
+fill("label", 2);
+fill("structure", 3);
+for (const id of ["search", "outcome", "label", "structure", "least", "most"]) if (at(id)) at(id).addEventListener("input", update);
+for (const head of heads) {
+  head.querySelector("button").addEventListener("click", () => {
+    const key = Number(head.dataset.key);
+    state.down = state.key === key ? !state.down : key === 4; // scores: the highest first
+    state.key = key;
+    for (const other of heads) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
+    update();
+  });
+}
+at("before").addEventListener("click", () => turn(-1));
+at("after").addEventListener("click", () => turn(1));
+at("reset").addEventListener("click", () => {
+  for (const id of ["search", "least", "most"]) at(id).value = "";
+  for (const id of ["outcome", "label", "structure"]) if (at(id)) at(id).value = "*";
+  update();
+});
+at("filters").hidden = at("list").hidden = false;
+update();

@@ -1,0 +1,274 @@
+"""The small pictures that a page carries: thumbnails, and triptychs of image, expected surface and heat map.
+
+Every heat map of a run is on one scale: of evidence that of `overlay`, whose middle is the model's limit;
+of squared errors 0 to `galleries.SCALE` times the threshold.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from crackvae.dataset.decoder import Decoder
+from crackvae.dataset.sources import Reader
+from crackvae.errors import UnavailableError
+from crackvae.images.appearance import CELL
+from crackvae.images.decode import FORMATS, Gray
+from crackvae.images.ground import Ground
+from crackvae.model.artifact import Artifact
+from crackvae.model.photograph import PhotoScorer
+from crackvae.model.scorer import TileScorer
+from crackvae.report import overlay
+from crackvae.report.galleries import SCALE
+
+Boxes = Mapping[str, Sequence[Sequence[int]]]
+"""x, y, width and height of the regions of an image, the strongest first, by image_id."""
+
+SIDE = 384
+"""Pixels that a triptych shows of a photograph, around its most anomalous region."""
+
+_MARGIN = 128  # computed around them: the evidence is then within 1% of that of the whole photograph
+_THUMBNAIL = 96
+_QUALITY = 75
+_REASON_LETTERS = 120
+_CHANGED = "changed since it was scored"
+_INFERNO_L3 = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
+
+
+class Triptych(NamedTuple):
+    """JPEGs; or the reason why there is none.
+
+    Attributes:
+        pictures: Image, expected surface and heat map; before them the whole photograph, where these are
+            of a part of it.
+        gone: The reason.
+    """
+
+    pictures: tuple[bytes, ...] = ()
+    gone: str = ""
+
+
+def triptychs(rows: pd.DataFrame, boxes: Boxes, model: Artifact, threshold: float) -> Iterator[Triptych]:
+    """Draws rows one by one; an image that can no longer be had is no reason to stop.
+
+    Args:
+        rows: Of the results, in manifest order, which is quick in an archive.
+        boxes: Of regions; what is shown of a photograph lies around the first, or in its middle.
+        model: What scored them.
+        threshold: Of the run; the scale of squared errors.
+    """
+    files = pa.table({name: pa.array(rows[name]) for name in ("image_id", "uri")})
+    with Decoder(model.config.image) as decoder:
+        answers = zip(rows.to_dict("records"), _answers(decoder, files), strict=True)
+        if model.photographs is None:
+            yield from _of_tiles([_checked(row, *answer) for row, answer in answers], model, threshold)
+            return
+        scorer = PhotoScorer(model, "cpu", "fp32")
+        for row, answer in answers:
+            try:
+                arrays, gone = _checked(row, *answer)
+                yield (
+                    Triptych(gone=gone) if gone else _of_photograph(arrays, row, boxes[row["image_id"]], scorer, model)
+                )
+            except Exception as error:  # the page says so in its place
+                yield Triptych(gone=_reason(error))
+
+
+def _checked(row: Mapping[Any, Any], found: Mapping[str, Any], arrays: list[Gray]) -> tuple[list[Gray], str]:
+    """The pixels of a file, or why there are none."""
+    if not arrays:
+        return [], str(found["message"])[:_REASON_LETTERS]
+    same = found["width"] == row["width"] and found["height"] == row["height"]
+    return arrays, "" if same else _CHANGED
+
+
+def _answers(decoder: Decoder, files: pa.Table) -> Iterator[tuple[dict[str, Any], list[Gray]]]:
+    """What becomes of each file; where an object store gives no answer, it is not asked again."""
+    done = 0
+    try:
+        for answer in decoder.photographs(files):
+            yield answer
+            done += 1
+    except UnavailableError as error:
+        for _ in range(done, files.num_rows):
+            yield {"message": str(error)}, []
+
+
+def _of_tiles(read: Sequence[tuple[list[Gray], str]], model: Artifact, threshold: float) -> Iterator[Triptych]:
+    """Of images of one tile each, reconstructed together: one by one, 50 took 9 s on two busy cores."""
+    tiles = [arrays[0] for arrays, gone in read if not gone]
+    scorer = TileScorer(model, "cpu", "fp32")
+    x_hats: Iterator[NDArray[np.float32]] = iter(scorer.reconstruct(np.stack(tiles)) if tiles else ())
+    for arrays, gone in read:
+        if gone:
+            yield Triptych(gone=gone)
+            continue
+        tile_SS, x_hat_SS = arrays[0], next(x_hats)
+        error_SS = np.square(x_hat_SS - (tile_SS.astype(np.float32) / 127.5 - 1))
+        level_SS: Gray = np.clip(255 * error_SS / (SCALE * threshold), 0, 255).astype(np.uint8)
+        expected_SS: Gray = np.clip(np.rint(127.5 * (x_hat_SS + 1)), 0, 255).astype(np.uint8)
+        yield Triptych((_jpeg(tile_SS), _jpeg(expected_SS), _jpeg(_INFERNO_L3[level_SS].astype(np.uint8))))
+
+
+def _of_photograph(
+    arrays: Sequence[Gray],
+    row: Mapping[Any, Any],
+    boxes: Sequence[Sequence[int]],
+    scorer: PhotoScorer,
+    model: Artifact,
+) -> Triptych:
+    assert model.photographs is not None
+    gray_HW, chroma_hw2 = arrays
+    pitch = row["mm_per_pixel"]
+    ground = None if pd.isna(pitch) else Ground(pitch, row["mm_per_pixel_error"])
+    factor = scorer.factor(ground)
+    x, y, width, height = boxes[0] if boxes else (0, 0, *gray_HW.shape[::-1])
+    down, across = _span(gray_HW.shape[0], y + height // 2, factor), _span(gray_HW.shape[1], x + width // 2, factor)
+    part_HW = gray_HW[down.start : down.stop, across.start : across.stop]
+    colors_hw2 = chroma_hw2[down.of(chroma_hw2.shape[0]), across.of(chroma_hw2.shape[1])]
+    part_HW, expected_HW, map_hw, judged_hw = scorer.view(part_HW, colors_hw2, ground)
+    size = part_HW.shape[::-1]
+    level_HW = overlay.levels(np.where(judged_hw, map_hw, 0), model.photographs.map_limit, size)
+    dark_HW = cv2.resize(judged_hw.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 0
+    shown_HW3 = np.repeat(np.where(dark_HW, part_HW // 3, part_HW)[..., None], 3, axis=2)
+    heat_HW3 = np.asarray(overlay.blend(shown_HW3, level_HW))
+    inner = down.shown(factor), across.shown(factor)
+    pictures = [_jpeg(picture[inner]) for picture in (part_HW, expected_HW, heat_HW3)]
+    if down.is_part or across.is_part:
+        pictures.insert(0, _overview(gray_HW, boxes, (across.first, down.first, across.last, down.last)))
+    return Triptych(tuple(pictures))
+
+
+class _Span(NamedTuple):
+    """Of an axis of a photograph: what is computed, start to stop, and what of it is shown, first to last."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    length: int
+
+    @property
+    def is_part(self) -> bool:
+        return self.last - self.first < self.length
+
+    def of(self, length: int) -> slice:
+        """What is computed, of an image of the same at another resolution."""
+        scale = length / self.length
+        return slice(int(self.start * scale), math.ceil(self.stop * scale))
+
+    def shown(self, factor: float) -> slice:
+        """What is shown of what was computed, resampled by a factor."""
+        return slice(round((self.first - self.start) * factor), round((self.last - self.start) * factor))
+
+
+def _span(length: int, middle: int, factor: float) -> _Span:
+    wanted, margin = round(SIDE / factor), round(_MARGIN / factor)
+    first = max(0, min(middle - wanted // 2, length - wanted))
+    last = min(length, first + wanted)
+    start = max(0, first - margin) // CELL * CELL
+    return _Span(start, min(length, last + margin), first, last, length)
+
+
+def _overview(gray_HW: Gray, boxes: Sequence[Sequence[int]], part: tuple[int, int, int, int]) -> bytes:
+    """The whole photograph with its regions, and with the part of it that is shown beside it."""
+    scale = SIDE / max(gray_HW.shape)
+    size = (max(1, round(gray_HW.shape[1] * scale)), max(1, round(gray_HW.shape[0] * scale)))
+    picture = Image.fromarray(cv2.resize(gray_HW, size, interpolation=cv2.INTER_AREA)).convert("RGB")
+    _outline(picture, boxes, scale)
+    ImageDraw.Draw(picture).rectangle([edge * scale for edge in part], outline="white", width=2)
+    return _jpeg(np.asarray(picture))
+
+
+class Scale(NamedTuple):
+    """What the colors of the heat maps mean.
+
+    Attributes:
+        ramp: A PNG, from left to right.
+        ticks: What stands at its left end, its middle and its right end.
+        caption: Of what.
+    """
+
+    ramp: bytes
+    ticks: tuple[str, str, str]
+    caption: str
+
+
+def scale(model: Artifact, threshold: float) -> Scale:
+    """The one scale of a run's heat maps."""
+    level_HW = np.tile(np.arange(256, dtype=np.uint8), (12, 1))
+    if model.photographs is None:
+        ticks = ("0", f"{SCALE / 2:g}x threshold", f"{SCALE:g}x and more")
+        caption = f"squared error of a pixel (gray levels from -1 to 1), in multiples of the threshold {threshold:.4g}"
+        picture = Image.fromarray(_INFERNO_L3[level_HW])
+    else:
+        limit = model.photographs.map_limit
+        ticks = (f"{overlay.CLEAR:g}x and less", f"limit {limit:.3g}", f"{overlay.FULL:g}x and more")
+        caption = (
+            f"evidence for a long, dark line through a place; {model.config.scoring.alpha:.0%} of the calibration's "
+            "normals exceed the limit somewhere; dark: not judged"
+        )
+        picture = overlay.blend(np.full((12, 256, 3), 160, np.uint8), level_HW)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return Scale(file.getvalue(), ticks, caption)
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> bytes:
+    return _saved(Image.fromarray(np.ascontiguousarray(picture)))
+
+
+def _saved(picture: Image.Image, quality: int = _QUALITY) -> bytes:
+    """A JPEG without EXIF, and so without a position."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
+def thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> Iterator[tuple[bytes, str]]:
+    """Small pictures of files that were decoded when they were scored.
+
+    Args:
+        rows: Of the results.
+        boxes: Of regions, drawn where an image is larger than a triptych.
+        most_bytes: Of a file.
+
+    Yields:
+        A JPEG and no reason, or no JPEG and the reason.
+    """
+    unavailable = ""
+    with Reader() as reader:
+        for row in rows.to_dict("records"):
+            try:
+                if unavailable:  # asked again and again, it would take hours
+                    raise OSError(unavailable)
+                with Image.open(io.BytesIO(reader.read(row["uri"], most_bytes)), formats=FORMATS) as photo:
+                    if sorted(photo.size) != sorted((row["width"], row["height"])):
+                        raise OSError(_CHANGED)
+                    picture, scale = overlay.upright(photo, _THUMBNAIL)
+                if max(row["width"], row["height"]) > SIDE:
+                    _outline(picture, boxes.get(row["image_id"], ()), scale)
+                yield _saved(picture, 60), ""
+            except Exception as error:
+                unavailable = str(error) if isinstance(error, UnavailableError) else unavailable
+                yield b"", _reason(error)
+
+
+def _outline(picture: Image.Image, boxes: Iterable[Sequence[int]], scale: float) -> None:
+    pen = ImageDraw.Draw(picture)
+    for x, y, width, height in boxes:
+        box = [x * scale - 1, y * scale - 1, (x + width) * scale + 1, (y + height) * scale + 1]
+        pen.rectangle(box, outline=(255, 80, 0))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:_REASON_LETTERS] or type(error).__name__
