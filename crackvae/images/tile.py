@@ -94,9 +94,9 @@ def darkness(gray_HW: Gray) -> float:
 def line_filter(gray_HW: Gray) -> float:
     """The other baseline: how much darker than around it the darkest lines of the image are.
 
-    At half the resolution, where it costs a thirtieth and finds as much, means along lines of 11 pixels
-    in 12 directions of G7.5 x - x, with the Gaussian blur G7.5, which is taken at half of that; the largest
-    of each place, of which the mean of the largest hundredth counts.
+    At half the resolution, where it costs a fortieth and finds as much, means along lines that reach 5 pixels
+    to both sides, in 8 directions, of G7.5 x - x, with the Gaussian blur G7.5, which is taken at half of that;
+    the largest of each place, of which the mean of the largest hundredth counts.
 
     Args:
         gray_HW: At least 4 pixels a side.
@@ -131,10 +131,11 @@ def _half(x_HW: NDArray[Any]) -> NDArray[Any]:
 
 
 @cache
-def _lines(length: int = 11, directions: int = 12) -> list[NDArray[np.float32]]:
-    line_KK = np.zeros((length, length), np.float32)
-    line_KK[length // 2] = 1
-    centre = (length // 2, length // 2)
-    turns = (cv2.getRotationMatrix2D(centre, 180.0 * k / directions, 1) for k in range(directions))
-    kernels = (cv2.warpAffine(line_KK, turn, (length, length)) for turn in turns)
-    return [np.asarray(kernel_KK / kernel_KK.sum(), np.float32) for kernel_KK in kernels]
+def _lines(reach: int = 5, directions: int = 8) -> list[NDArray[np.float32]]:
+    kernels = []
+    for angle in np.pi * np.arange(directions) / directions:
+        line_KK = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+        x, y = (round(reach * float(part)) for part in (np.cos(angle), np.sin(angle)))
+        cv2.line(line_KK, (reach - x, reach - y), (reach + x, reach + y), 1.0)
+        kernels.append(line_KK / line_KK.sum())
+    return kernels
