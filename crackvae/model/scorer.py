@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crackvae.model import backend
 from crackvae.model.artifact import Artifact
 from crackvae.model.network import normalise
 
@@ -27,9 +26,10 @@ class TileScorer:
 
     def __init__(self, model: Artifact, device: str, precision: str) -> None:
         self._device = torch.device(device)
-        self._precision = precision
         self._batch_size = model.config.scoring.batch_size
-        network = model.network().to(self._device)
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        # The same numbers as under autocast, which would convert the weights for every batch.
+        network = model.network().to(self._device, self._dtype)
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def measure(self, tile_NHW: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -80,7 +80,6 @@ class TileScorer:
         self, tile_BHW: NDArray[np.uint8]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, NDArray[np.float32]]:
         x_B1HW = normalise(torch.from_numpy(tile_BHW).to(self._device))
-        with backend.autocast(self._device.type, self._precision):
-            x_hat_B1HW, logvar_B1HW, mu_BZ = self._network.reconstruct(x_B1HW)
+        x_hat_B1HW, logvar_B1HW, mu_BZ = self._network.reconstruct(x_B1HW.to(self._dtype))
         latent_B = mu_BZ.float().square().mean(dim=1).sqrt().cpu().numpy()
         return x_B1HW, x_hat_B1HW.float(), logvar_B1HW, latent_B
