@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import lru_cache
 from math import isnan, prod
 from typing import Any, NamedTuple, Self
 
@@ -41,7 +40,8 @@ _EXIT_SECONDS = 5  # a process in an uninterruptible read heeds not even SIGKILL
 _IDLE_SECONDS = 0.05  # of CPU, while it waits; a read that S3 does not answer takes 0.02
 _ANSWER_BYTES = 2**16  # at most, besides the pixels
 _NONSENSE = "the decoder's answer makes no sense"
-_TOLD = PART.names[PART.names.index(BASELINES[0]) : PART.names.index("tiles")]  # what a file tells of itself
+# What a file tells of itself.
+_TOLD = {f.name: f.type for f in list(PART)[PART.names.index(BASELINES[0]) : PART.names.index("tiles")]}
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _Process = subprocess.Popen[bytes]
@@ -250,13 +250,7 @@ def _typed(row: Row) -> Row:
         raise ValueError(row)
     if "taken" in row:
         row["taken"] = datetime.fromisoformat(row["taken"])
-    row["status"] = str(Status.OK)
-    return dict(pa.RecordBatch.from_pylist([row], _schema(tuple(row))).to_pylist()[0])
-
-
-@lru_cache(maxsize=64)
-def _schema(names: tuple[str, ...]) -> pa.Schema:
-    return pa.schema([PART.field(name) for name in names])
+    return {"status": str(Status.OK)} | {name: pa.scalar(value, _TOLD[name]).as_py() for name, value in row.items()}
 
 
 def _arrays(data: memoryview, row: Row, image: ImageConfig) -> list[Gray]:
