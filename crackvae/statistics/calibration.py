@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, betabinom
+import scipy
 
 from crackvae.errors import InputError
 
@@ -101,7 +101,7 @@ def false_alarm_rate(above: int, n: int) -> FalseAlarmRate:
         n: Calibration scores.
     """
     m = above + 1
-    low, high = beta(m, n + 1 - m).interval(0.95) if m <= n else (1.0, 1.0)
+    low, high = scipy.stats.beta(m, n + 1 - m).interval(0.95) if m <= n else (1.0, 1.0)
     return FalseAlarmRate(m / (n + 1), float(low), float(high))
 
 
@@ -123,7 +123,8 @@ def alarm_range(p_G: Floats, n: int, images: int, level: float = 0.95) -> tuple[
     """
     m_G = np.floor(np.asarray(p_G) * (n + 1) + 1e-9)
     inner_G = np.clip(m_G, 1, n)
-    low_G, high_G = (np.asarray(edge) / images for edge in betabinom(images, inner_G, n + 1 - inner_G).interval(level))
+    counts_G = scipy.stats.betabinom(images, inner_G, n + 1 - inner_G)
+    low_G, high_G = (np.asarray(edge) / images for edge in counts_G.interval(level))
     ends_G = np.where(m_G < 1, 0.0, 1.0)  # p is never 0, and always at most 1
     is_inner_G = m_G == inner_G
     return np.where(is_inner_G, low_G, ends_G), np.where(is_inner_G, high_G, ends_G)

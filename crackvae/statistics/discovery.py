@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import false_discovery_control
+import scipy
 
 from crackvae.errors import InputError
 from crackvae.statistics.calibration import Floats
@@ -61,5 +61,5 @@ def benjamini_hochberg(p_N: Floats, fdr: float) -> npt.NDArray[np.bool_]:
         raise InputError("a p-value is outside 0..1")
     chosen_N = np.zeros(p_N.shape, np.bool_)
     if judged_N.any():
-        chosen_N[judged_N] = false_discovery_control(p_N[judged_N], method="bh") <= fdr
+        chosen_N[judged_N] = scipy.stats.false_discovery_control(p_N[judged_N], method="bh") <= fdr
     return chosen_N

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import ks_2samp
+import scipy
 
 Features = npt.NDArray[np.floating]
 
@@ -50,7 +50,7 @@ def compare(survey_NF: Features, calibration_nF: Features, names: Sequence[str])
     features = {}
     if min(images, len(calibration_nF)) >= LEAST_IMAGES:
         for name, survey_N, calibration_n in zip(names, survey_NF.T, calibration_nF.T, strict=True):
-            test = ks_2samp(survey_N, calibration_n, method="asymp")
+            test = scipy.stats.ks_2samp(survey_N, calibration_n, method="asymp")
             direction = "higher" if np.median(survey_N) > np.median(calibration_n) else "lower"
             features[name] = Feature(float(test.statistic), float(test.pvalue), direction)
     drifted = any(feature.p_value < SIZE / len(names) for feature in features.values())
