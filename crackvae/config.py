@@ -119,7 +119,8 @@ class ScoringConfig(_Section):
             gaussian likelihood. `mse` is the reconstruction error; it needs images of one tile.
             `auto` follows from the tiling.
         batch_size: Tiles per pass through the network.
-        precision: As in training. The artifact keeps what `auto` became when it was calibrated.
+        precision: As in training, and `int8` on CPUs, which `auto` is where the CPU is fast at it.
+            The artifact keeps what `auto` became when it was calibrated.
         alpha: Share of normals that may be called crack; the threshold follows from it.
         min_judged_fraction: Photographs `cannot_judge` of which a smaller share is like the
             training images.
@@ -129,7 +130,7 @@ class ScoringConfig(_Section):
 
     score: Literal["auto", "mse", "lines"] = "auto"
     batch_size: Positive = 32
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     alpha: Fraction = 0.05
     min_judged_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
     regions: Annotated[int, Field(ge=0)] = 20

@@ -15,6 +15,7 @@ from crackvae.cluster import claim, session, survey
 from crackvae.dataset import manifest, splitting
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
+from crackvae.model.quantised import LARGEST
 from crackvae.run import directory, shards
 from crackvae.schema import BASELINES, LOOKS, Label, Status
 from crackvae.statistics import calibration
@@ -101,7 +102,10 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     Raises:
         InputError: Too few of them can be scored for the asked alpha.
     """
-    computed_on = survey.resolve_backend(device, model.config.scoring.precision)
+    precision = model.config.scoring.precision
+    if precision == "auto" and LARGEST in model.weights:
+        precision = "int8"
+    computed_on = survey.resolve_backend(device, precision)
     scoring = model.config.scoring.model_copy(update={"precision": computed_on.precision})
     config = model.config.model_copy(update={"scoring": scoring})
     uncalibrated = storage.join(work, UNCALIBRATED)

@@ -75,7 +75,7 @@ def train_worker(options: dict[str, Any]) -> None:
     torch.manual_seed(config.training.seed)
     network = artifact.build_network(config)
     if options["start_from"]:
-        network.load_state_dict(artifact.load(options["start_from"]).weights)
+        network.load_state_dict(artifact.load(options["start_from"]).network().state_dict())
     optimiser = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
     history = _restore(network, optimiser)
     device = ray.train.torch.get_device()

@@ -255,12 +255,10 @@ def _backend(model: Artifact, device: str) -> Backend:
     """The workers' backend, in the precision that the model was calibrated in."""
     computed_on = survey.resolve_backend(device, model.config.scoring.precision)
     calibrated_on = model.provenance.get("calibrated_on", {})
-    if computed_on.device != calibrated_on.get("device"):
-        log.warning(
-            "the model was calibrated on %s and scores on %s: p-values may shift in the 5th digit",
-            calibrated_on.get("device"),
-            computed_on.device,
-        )
+    both = (calibrated_on, computed_on.as_dict())
+    before, now = (f"{one.get('device')} in {one.get('precision')}" for one in both)
+    if before != now:
+        log.warning("the model was calibrated on %s and scores on %s: p-values may shift in the 3rd digit", before, now)
     return computed_on
 
 

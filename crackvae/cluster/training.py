@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
@@ -33,6 +34,7 @@ from crackvae.images.decode import Gray
 from crackvae.model import artifact, photograph
 from crackvae.model.artifact import Artifact, Photographs
 from crackvae.model.backend import Backend
+from crackvae.model.quantised import LARGEST, largest_activations
 from crackvae.schema import Label, Split
 from crackvae.statistics import calibration, domain
 from crackvae.terminal import log, progress
@@ -40,6 +42,7 @@ from crackvae.terminal import log, progress
 _BLOCK_ROWS = 512  # files per block: 8 MB of 128x128, where each is one tile
 _BLOCK_BYTES = 2**24  # of them: two photographs
 _SIZED = 64  # training images whose size decides on the tiling
+_QUANTISED_TILES = 1024  # that the scales of int8 are learned from
 _LEARNED_IMAGES, _LEARNED_PIXELS, _WINDOW = 300, 5e7, 1024  # of the training images: evidence takes 0.4 s a megapixel
 
 
@@ -111,6 +114,9 @@ def train(
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         model = Artifact(config, trained.weights, None, trained.history, provenance)
+        some_BHW = torch.from_numpy(np.stack([row["tile"] for row in tiles.take(_QUANTISED_TILES)]))
+        largest_L = largest_activations(model.network(), some_BHW)
+        model = replace(model, weights={**model.weights, LARGEST: largest_L})
         if config.image.tiling == "native":
             model = replace(model, photographs=_learn_photographs(model, tiles, train_rows))
         model = calibrate(model, val_rows, storage.join(out, claim.WORK), device)

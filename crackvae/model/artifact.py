@@ -34,6 +34,7 @@ from crackvae.config import Config
 from crackvae.errors import ArtifactError
 from crackvae.images.evidence import Scale
 from crackvae.model.network import ConvVAE
+from crackvae.model.quantised import LARGEST
 from crackvae.schema import BASELINES, LOOKS, SCHEMA_VERSION
 from crackvae.statistics.calibration import Normals
 from crackvae.statistics.domain import Domain
@@ -101,7 +102,7 @@ class Artifact:
 
     Attributes:
         config: What it was made with; `scoring.precision` is what it was calibrated in.
-        weights: The network's state.
+        weights: The network's state, and LARGEST, of which int8 makes use.
         calibration: None for a model that is not calibrated yet.
         history: One record per epoch: epoch, mse, kl, val_mse, images, images_per_second, seconds.
         provenance: Data fingerprint, counts, versions, machine, date.
@@ -125,11 +126,21 @@ class Artifact:
         """
         network = build_network(self.config)
         try:
-            network.load_state_dict(self.weights)
+            network.load_state_dict({name: value for name, value in self.weights.items() if name != LARGEST})
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ArtifactError(f"{WEIGHTS}: does not fit its config: {reason}") from error
         return network.eval()
+
+    def largest_activations(self) -> Tensor:
+        """What `quantised.QuantisedVAE` needs besides the network.
+
+        Raises:
+            ArtifactError: The model was trained before there was such a thing.
+        """
+        if LARGEST not in self.weights:
+            raise ArtifactError(f"{WEIGHTS}: has no {LARGEST}, which int8 needs; train the model again")
+        return self.weights[LARGEST]
 
 
 def build_network(config: Config) -> ConvVAE:

@@ -11,7 +11,8 @@ import torch
 
 from crackvae.errors import UsageError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
+_NATIVE_BY = {"int8": "avx512_vnni", "bf16": "avx512_bf16"}
 _LIBRARIES = (
     "torch",
     "numpy",
@@ -50,8 +51,9 @@ def resolve(device: str, precision: str) -> Backend:
 
     Args:
         device: `cpu`, `cuda` or `auto`.
-        precision: `fp32`, `bf16`, or `auto`: bf16 where the device multiplies it natively. On a
-            CPU without AVX-512 BF16 it is 20 times slower than fp32 (5 to 107 tiles/s on AVX2).
+        precision: `fp32`, `bf16`, or the fastest that the device multiplies natively: int8 for `int8`,
+            else bf16, else fp32; `auto` is one of the latter two. On a CPU without AVX-512 BF16, bf16
+            is 20 times slower than fp32 (5 to 107 tiles/s on AVX2).
 
     Raises:
         UsageError: CUDA is asked for and there is none.
@@ -61,11 +63,16 @@ def resolve(device: str, precision: str) -> Backend:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device cuda: this process sees no CUDA device; use cpu or auto")
     if device == "cuda":
-        hardware, native = torch.cuda.get_device_name(), torch.cuda.is_bf16_supported(False)
+        hardware, native = torch.cuda.get_device_name(), {"bf16"} if torch.cuda.is_bf16_supported(False) else set()
     else:
         hardware = torch.backends.cpu.get_cpu_capability()
-        native = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    chosen: Precision = "bf16" if precision == "bf16" or (precision == "auto" and native) else "fp32"
+        has = torch.cpu.get_capabilities()
+        native = {name for name, feature in _NATIVE_BY.items() if has.get(feature)}
+    chosen: Precision = "bf16" if precision == "bf16" or "bf16" in native else "fp32"
+    if precision == "fp32":
+        chosen = "fp32"
+    elif precision == "int8" and "int8" in native:
+        chosen = "int8"
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
     return Backend(device, hardware, chosen, versions)
 

@@ -22,7 +22,7 @@ def write(model: Artifact) -> str:
         model: A calibrated one.
     """
     config, told = model.config, model.provenance
-    parameters = sum(weight.numel() for weight in model.weights.values())
+    parameters = sum(weight.numel() for weight in model.network().parameters())
     changes = ", ".join(f"{key} = {value}" for key, value in config.changes().items()) or "none"
     trained = [
         f"{_count(told.get('train_normals'))} sound images, no crack; SHA-256 of their contents and of the validation "

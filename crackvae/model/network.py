@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 _LEAST_LOGVAR, _MOST_LOGVAR = -9.0, 2.0  # a standard deviation of 1.4 gray levels, and of more than all of them
+PHASES = [(r, s) for r in (0, 1) for s in (0, 1)]
+"""Of a transposed convolution of stride 2: parities of row and column."""
 
 
 class Output(NamedTuple):
@@ -41,18 +43,24 @@ class _ToPixels(nn.ConvTranspose2d):
         super().__init__(inner, outer, 4, stride=2, padding=1)
 
     def forward(self, x_BCHW: Tensor, output_size: list[int] | None = None) -> Tensor:
-        # Row 2i + r of the output is the sum of rows i + r - 1 and i + r of the input, by rows 3 - r and 1 - r of the
-        # kernel; columns alike.
-        phases = [(r, s) for r in (0, 1) for s in (0, 1)]
-        kernels = [self.weight[:, :, (3 - r, 1 - r)][:, :, :, (3 - s, 1 - s)] for r, s in phases]
-        bias = None if self.bias is None else self.bias.repeat(len(phases))
-        y_BKhw = nn.functional.conv2d(x_BCHW, torch.cat(kernels, dim=1).transpose(0, 1), bias, padding=1)
+        bias = None if self.bias is None else self.bias.repeat(len(PHASES))
+        y_BKhw = nn.functional.conv2d(x_BCHW, phase_kernels(self.weight), bias, padding=1)
         height, width = x_BCHW.shape[2:]
         phase_BChw = [
             y_BChw[:, :, r : r + height, s : s + width]
-            for (r, s), y_BChw in zip(phases, y_BKhw.tensor_split(len(phases), dim=1), strict=True)
+            for (r, s), y_BChw in zip(PHASES, y_BKhw.tensor_split(len(PHASES), dim=1), strict=True)
         ]
         return nn.functional.pixel_shuffle(torch.stack(phase_BChw, dim=2).flatten(1, 2), 2)
+
+
+def phase_kernels(weight_CK44: Tensor) -> Tensor:
+    """The kernels 2x2, phase by phase, of a transposed convolution 4x4 of stride 2 and padding 1.
+
+    Row 2i + r of its output is the sum of rows i + r - 1 and i + r of the input, by rows 3 - r and 1 - r of the
+    kernel; columns alike.
+    """
+    kernels = [weight_CK44[:, :, (3 - r, 1 - r)][:, :, :, (3 - s, 1 - s)] for r, s in PHASES]
+    return torch.cat(kernels, dim=1).transpose(0, 1)
 
 
 class ConvVAE(nn.Module):
@@ -79,8 +87,7 @@ class ConvVAE(nn.Module):
         self, tile_size: int, channels: tuple[int, ...], latent: int, likelihood: Literal["mse", "gaussian"]
     ) -> None:
         super().__init__()
-        self._is_gaussian = likelihood == "gaussian"
-        outputs = 2 if self._is_gaussian else 1
+        outputs = 2 if likelihood == "gaussian" else 1
         side = tile_size // 2 ** len(channels)
         features = channels[-1] * side * side
         encoder: list[nn.Module] = []
@@ -105,10 +112,7 @@ class ConvVAE(nn.Module):
 
     def decode(self, z_BZ: Tensor) -> tuple[Tensor, Tensor | None]:
         """The image x_B1HW of a latent vector, in [-1, 1], and the log-variance of its pixels."""
-        y_BCHW = self.decoder(z_BZ)
-        if not self._is_gaussian:
-            return torch.tanh(y_BCHW), None
-        return torch.tanh(y_BCHW[:, :1]), y_BCHW[:, 1:].float().clamp(_LEAST_LOGVAR, _MOST_LOGVAR)
+        return split_output(self.decoder(z_BZ))
 
     def reconstruct(self, x_B1HW: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """`decode` of the mean, without sampling, which is what scoring uses; and the mean mu_BZ itself."""
@@ -120,6 +124,13 @@ class ConvVAE(nn.Module):
         mu_BZ, logvar_BZ = self.encode(x_B1HW)
         z_BZ = mu_BZ + torch.exp(0.5 * logvar_BZ) * torch.randn_like(mu_BZ)
         return Output(*self.decode(z_BZ), mu_BZ, logvar_BZ)
+
+
+def split_output(y_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Reconstruction and log-variance from the decoder's last layer, of one channel or two."""
+    if y_BCHW.shape[1] == 1:
+        return torch.tanh(y_BCHW), None
+    return torch.tanh(y_BCHW[:, :1]), y_BCHW[:, 1:].float().clamp(_LEAST_LOGVAR, _MOST_LOGVAR)
 
 
 def normalise(tile_BHW: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from crackvae.model.artifact import Artifact
 from crackvae.model.network import normalise
+from crackvae.model.quantised import QuantisedVAE
 
 
 class TileScorer:
@@ -21,12 +22,16 @@ class TileScorer:
     Args:
         model: What to score with.
         device: `cpu` or `cuda`.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16`, or `int8` on a CPU.
+
+    Raises:
+        ArtifactError: For int8, the model has no `quantised.LARGEST`.
     """
 
     def __init__(self, model: Artifact, device: str, precision: str) -> None:
         self._device = torch.device(device)
         self._batch_size = model.config.scoring.batch_size
+        self._quantised = QuantisedVAE(model.network(), model.largest_activations()) if precision == "int8" else None
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         # The same numbers as under autocast, which would convert the weights for every batch.
         network = model.network().to(self._device, self._dtype)
@@ -79,7 +84,11 @@ class TileScorer:
     def _pass(
         self, tile_BHW: NDArray[np.uint8]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, NDArray[np.float32]]:
-        x_B1HW = normalise(torch.from_numpy(tile_BHW).to(self._device))
-        x_hat_B1HW, logvar_B1HW, mu_BZ = self._network.reconstruct(x_B1HW.to(self._dtype))
+        device_BHW = torch.from_numpy(tile_BHW).to(self._device)
+        x_B1HW = normalise(device_BHW)
+        if self._quantised is not None:
+            x_hat_B1HW, logvar_B1HW, mu_BZ = self._quantised.reconstruct(device_BHW)
+        else:
+            x_hat_B1HW, logvar_B1HW, mu_BZ = self._network.reconstruct(x_B1HW.to(self._dtype))
         latent_B = mu_BZ.float().square().mean(dim=1).sqrt().cpu().numpy()
         return x_B1HW, x_hat_B1HW.float(), logvar_B1HW, latent_B
