@@ -249,8 +249,11 @@ def evaluate(
         InputError: Something cannot be used.
         RefusedError: Another process works on the run.
     """
-    if labels is not None and (manifest or out):
-        raise UsageError("give MODEL MANIFEST --out RUN to score and evaluate, or RUN --labels FILE to evaluate a run")
+    if labels is not None and (manifest or out or device != "auto"):
+        raise UsageError(
+            "--labels evaluates a run as it was scored: give RUN --labels FILE without MANIFEST, --out and --device, "
+            "or MODEL MANIFEST --out RUN"
+        )
     if labels is not None:
         return _evaluate_run(model, labels, label_column)
     if manifest is None or out is None:

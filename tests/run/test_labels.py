@@ -117,7 +117,14 @@ def test_the_command_evaluates_a_run_by_labels(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["m"], ["m", "x"], ["m", "--out", "o"], ["m", "x", "--labels", "l"], ["m", "--labels", "l", "--out", "o"]],
+    [
+        ["m"],
+        ["m", "x"],
+        ["m", "--out", "o"],
+        ["m", "x", "--labels", "l"],
+        ["m", "--labels", "l", "--out", "o"],
+        ["m", "--labels", "l", "--device", "cpu"],
+    ],
 )
 def test_what_is_neither_form_of_evaluate_is_wrong_usage(arguments, capsys):
     assert cli.main(["evaluate", *arguments]) == 2
