@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from crackvae import __version__
+from crackvae import __version__, logs
 from crackvae.errors import CrackvaeError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    _speak()
+    logs.start()
     with _Stop() as stop:
         try:
             options = vars(_parser().parse_args(arguments))
@@ -104,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(getattr(experiment, options.pop("command"))(**options))
         except (Exception, KeyboardInterrupt) as error:
             code, message = _ending(error, stop.received)
-        print(f"crackvae: {' '.join(message.split())}", file=sys.stderr)
+        print(logs.error_line(" ".join(message.split())), file=sys.stderr)
         if stop.received:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -123,15 +122,6 @@ def _ending(error: BaseException, stopped_by: int | None) -> tuple[ExitCode, str
     if isinstance(error, OSError):
         return ExitCode.INPUT, f"{error.filename or 'storage'}: {error.strerror or error}"
     raise error
-
-
-def _speak() -> None:
-    """Sends crackvae's own log lines to standard error, as plain text."""
-    logger = logging.getLogger("crackvae")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,9 @@ from crackvae.images import synthetic
 # A shell's background job ignores SIGINT, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# By default, Ray hands on its metrics every 10 seconds: nobody waits that long for a test.
+os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")
+
 # A quarter of the usual examples: with 100 the pure rooms take 16 s, with 25 11 s, imports included.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.load_profile("quick")

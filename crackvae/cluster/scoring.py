@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import crackvae
-from crackvae import storage
+from crackvae import logs, storage
 from crackvae.cluster import session, survey
 from crackvae.dataset import manifest, sources
 from crackvae.errors import ArtifactError, ExitCode, InputError, UsageError
@@ -186,7 +186,9 @@ def _job(
         if planned is not None and not directory.exists(out):
             run = _begin(out, planned, facts, model, loaded, device)
         else:
-            run = _go_on(_open(out, facts), retry, model, loaded, device)
+            run = _open(out, facts)
+            stack.enter_context(logs.about(run.short_identity))
+            run = _go_on(run, retry, model, loaded, device)
         finalize.finalize(run)
     return _outcome(run, loaded)
 

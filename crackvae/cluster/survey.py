@@ -8,6 +8,7 @@ read and decode, and send uint8 tiles to the workers that hold a GPU.
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,17 +24,19 @@ from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
-from crackvae.cluster import session
+from crackvae import logs
+from crackvae.cluster import session, watch
+from crackvae.cluster.watch import Clock, Watch
 from crackvae.dataset.decoder import Decoder
 from crackvae.errors import CrackvaeError, InputError, RefusedError
 from crackvae.images.appearance import looks_of_tile
 from crackvae.model import artifact, backend
 from crackvae.model.backend import Backend
-from crackvae.run import directory, finalize, shards
+from crackvae.run import directory, finalize, judge, shards
 from crackvae.run.directory import Run
 from crackvae.run.shards import Work
 from crackvae.schema import LOOKS, PART, Status
-from crackvae.terminal import Advance, log, progress
+from crackvae.terminal import log, progress
 
 Batch = dict[str, Any]
 
@@ -64,22 +67,25 @@ def score(run: Run, work: Sequence[Work], model: str, computed_on: Backend, *, f
     Raises:
         CrackvaeError: Workers die again and again.
     """
-    with progress("scoring", sum(run.plan.shard(item.shard).num_rows for item in work), "images") as advance:
+    files = sum(run.plan.shard(item.shard).num_rows for item in work)
+    with progress("scoring", files, "images") as advance, logs.about(run.short_identity):
+        seen = Watch(run, len(work), advance)
         for start in range(0, len(work), _ROUND):
-            _score_round(run, work[start : start + _ROUND], model, computed_on, fused, advance)
+            _score_round(run, work[start : start + _ROUND], model, computed_on, fused, seen)
 
 
 def _score_round(
-    run: Run, work: Sequence[Work], model: str, computed_on: Backend, fused: bool | None, advance: Advance
+    run: Run, work: Sequence[Work], model: str, computed_on: Backend, fused: bool | None, seen: Watch
 ) -> None:
-    left, deaths = list(work), 0
+    left, deaths, later = list(work), 0, seen.left - len(work)
     while left and deaths < _DEATHS:
         try:
-            _score_shards(run, left, model, computed_on, fused, advance)
+            _score_shards(run, left, model, computed_on, fused, seen)
         except _LOST as error:
             log.warning("a worker or its node was lost: %s", " ".join(str(error).split()))
         before = left
         left, _ = shards.missing(run, [item.shard for item in before])
+        seen.set_left(later + len(left))
         deaths = deaths + 1 if set(before) <= set(left) else 0
     if left:
         raise CrackvaeError(
@@ -94,7 +100,7 @@ def _score_shards(
     model: str,
     computed_on: Backend,
     fused: bool | None,
-    advance: Advance,
+    seen: Watch,
 ) -> None:
     on_gpu = computed_on.device == "cuda"
     arguments = (run.location, run.identity, model, computed_on)
@@ -127,7 +133,7 @@ def _score_shards(
         dataset = stage(dataset, _Read, pool, num_cpus=1)
         dataset = stage(dataset, _Score, scorers, num_cpus=0, num_gpus=int(on_gpu))
     for row in dataset.iter_rows():
-        advance(int(row["files"]))
+        seen.count(json.loads(row["told"]))
 
 
 class _Read:
@@ -139,7 +145,7 @@ class _Read:
         self._decoder, self._size = Decoder(image), image.tile_size
 
     def __call__(self, batch: Batch) -> Batch:
-        work = _work(batch)
+        work, clock = _work(batch), Clock()
         files = self._run.plan.shard(work.shard)
         before, again_N = _again(self._run, work)
         tiles_NSS = np.zeros((len(files), self._size, self._size), np.uint8)
@@ -148,7 +154,9 @@ class _Read:
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, part.schema) as stream:
             stream.write_table(part)
-        return {**batch, "tiles": [tiles_NSS.tobytes()], "part": [sink.getvalue()]}
+        clock.lap("decode")
+        made = {"tiles": tiles_NSS.tobytes(), "part": sink.getvalue(), "again": again_N.tobytes()}
+        return batch | {name: [value] for name, value in made.items()} | {"seconds": [clock.seconds["decode"]]}
 
 
 def _again(run: Run, work: Work) -> tuple[pa.Table, NDArray[np.bool_]]:
@@ -177,14 +185,16 @@ class _Score:
 
         torch.set_num_threads(1)
         loaded = artifact.load(model)
-        self._run, self._identity = run, identity
+        self._commit = _Commit(directory.read_header(run), identity)
         self._size = loaded.config.image.tile_size
         self._refused = backend.resolve(computed_on.device, computed_on.precision) != computed_on
         self._scorer = TileScorer(loaded, computed_on.device, computed_on.precision)
 
     def __call__(self, batch: Batch) -> Batch:
         if self._refused:
-            raise _other_node(self._run)
+            raise _other_node(self._commit.run.location)
+        clock = Clock()
+        clock.seconds["decode"] = float(batch["seconds"][0])
         part = pa.ipc.open_stream(batch["part"][0]).read_all()
         tiles_NSS = np.frombuffer(batch["tiles"][0], np.uint8).reshape(-1, self._size, self._size)
         # What an earlier attempt scored keeps its score; what failed has none.
@@ -195,7 +205,8 @@ class _Score:
         for name, value_N in (measured | dict(zip(_TILE_LOOKS.names, looks.columns, strict=True))).items():
             column = pc.if_else(new_N, value_N, part[name])
             part = part.set_column(part.schema.get_field_index(name), name, column)
-        return _commit(self._run, self._identity, _work(batch), part)
+        clock.lap("score")
+        return self._commit(_work(batch), part, np.frombuffer(batch["again"][0], np.bool_), clock)
 
 
 class _ScorePhotographs:
@@ -210,7 +221,8 @@ class _ScorePhotographs:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         loaded = artifact.load(model)
-        self._run, self._identity = directory.read_header(run), identity
+        self._run = directory.read_header(run)
+        self._commit = _Commit(self._run, identity)
         self._refused = backend.resolve(computed_on.device, computed_on.precision) != computed_on
         self._decoder = Decoder(loaded.config.image)
         self._given = self._run.facts.get("given", {})
@@ -220,13 +232,13 @@ class _ScorePhotographs:
     def __call__(self, batch: Batch) -> Batch:
         if self._refused:
             raise _other_node(self._run.location)
-        work = _work(batch)
+        work, clock = _work(batch), Clock()
         before, again_N = _again(self._run, work)
         files = self._run.plan.shard(work.shard).filter(again_N)
-        read = self._decoder.photographs(files)
+        read = clock.split(self._decoder.photographs(files), "decode", "score")
         rows = [self._scorer.complete(row | self._given if arrays else row, arrays) for row, arrays in read]
         part = _merged(before, again_N, pa.Table.from_pylist(rows, PART))
-        return _commit(self._run.location, self._identity, work, part)
+        return self._commit(work, part, again_N, clock)
 
 
 class _ReadAndScore:
@@ -243,13 +255,21 @@ def _other_node(run: str) -> RefusedError:
     return RefusedError(f"{run}: a node has other hardware or versions than the run; make the nodes equal")
 
 
-def _commit(run: str, identity: str, work: Work, part: pa.Table) -> Batch:
-    try:
-        shards.write_part(run, identity, work, part)
-    except OSError as error:  # on the way to the driver, Ray would put its advice in the file's place
-        reason = error.strerror or error
-        raise InputError(f"{run}: {reason}; what is finished is kept, run the same command again") from error
-    return {"files": [part.num_rows]}
+class _Commit:
+    """Writes a shard's file, and tells of it what `watch` counts."""
+
+    def __init__(self, run: Run, identity: str) -> None:
+        self.run, self._identity = run, identity
+        self._judge = judge.load(run) if "calibration" in run.facts else None
+
+    def __call__(self, work: Work, part: pa.Table, again_N: NDArray[np.bool_], clock: Clock) -> Batch:
+        try:
+            shards.write_part(self.run.location, self._identity, work, part)
+        except OSError as error:  # on the way to the driver, Ray would put its advice in the file's place
+            cure = "what is finished is kept, run the same command again"
+            raise InputError(f"{self.run.location}: {error.strerror or error}; {cure}") from error
+        clock.lap("commit")
+        return {"told": [watch.tell(work.shard, part, again_N, self._judge, clock)]}
 
 
 def _work(batch: Batch) -> Work:

@@ -112,6 +112,11 @@ class Run:
         return storage.join(self.location, name)
 
     @property
+    def short_identity(self) -> str:
+        """Enough of the identity to tell runs apart in logs and metrics."""
+        return self.identity[:12]
+
+    @property
     def finished(self) -> bool:
         """Whether the results are complete."""
         return storage.exists(self.path(SUCCESS))

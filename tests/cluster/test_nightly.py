@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import runs
 from faults import harness
+from scraping import scrape, until
 
 from crackvae import AnomalyScorer
 from crackvae.cluster import nightly, session
@@ -171,7 +172,7 @@ def test_seven_nights(model, images, tmp_path, ray_session, monkeypatch):  # noq
 
 
 def test_one_odd_night_is_no_alarm_and_a_lasting_change_is_until_accepted(model, images, tmp_path, ray_session):
-    survey, root = Survey(tmp_path / "survey", images), tmp_path / "root"
+    survey, root, before = Survey(tmp_path / "survey", images), tmp_path / "root", scrape()
 
     def night(change=None, **options):
         survey.add(30, change)
@@ -205,6 +206,8 @@ def test_one_odd_night_is_no_alarm_and_a_lasting_change_is_until_accepted(model,
     assert flagged["nights"] == 8 + len(lasting)
     assert flagged["value"] == lasting[-1].record["tonight"]["flagged"] / 30
     assert flagged["calibration"] == pytest.approx(0.2)
+    counted = ("ray_crackvae_drift_alarms_total", "flagged")
+    assert until(lambda: scrape().get(counted) == before.get(counted, 0) + ("flagged" in alarms(lasting[-1])))
     accepted = night(strapped, accept_drift=True)
     assert alarms(accepted) == {}
     assert accepted.record["nights"] == [accepted.record["night"]]
