@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-browser test-faults lint format bench bench-scale accuracy photographs clean
+.PHONY: help setup demo test test-browser test-faults lint docs wheel format bench bench-scale accuracy photographs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -32,6 +32,12 @@ lint: setup  ## ruff, mypy --strict, the import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: setup  ## the documentation as a site, in site/; a broken link fails (with --quiet it would not)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+wheel: setup  ## wheel and sdist in dist/; the wheel installed in a virtual environment of its own scores images
+	$(BIN)/python .ci/wheel.py
+
 format: setup  ## rewrite the code in ruff's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -49,5 +55,5 @@ accuracy: setup  ## what the models are worth, from real data: two hours; writes
 photographs: setup  ## what photographs show, from real data: an hour; writes WORK/page.md
 	$(BIN)/python benchmarks/photographs.py $(DATA) $(WORK)
 
-clean:  ## what setup and demo made
-	rm -rf .venv crackvae-demo
+clean:  ## what setup, demo, docs and wheel made
+	rm -rf .venv crackvae-demo site dist
