@@ -1,4 +1,4 @@
-"""What to expect of the images that are flagged, and which to flag: precision and false discovery rate."""
+"""Which images to look at, and what to expect of them: precision, false discovery rate, what is missed."""
 
 from __future__ import annotations
 
@@ -63,3 +63,40 @@ def benjamini_hochberg(p_N: Floats, fdr: float) -> npt.NDArray[np.bool_]:
     if judged_N.any():
         chosen_N[judged_N] = scipy.stats.false_discovery_control(p_N[judged_N], method="bh") <= fdr
     return chosen_N
+
+
+def least_real(p_N: Floats, chosen_N: npt.NDArray[np.bool_]) -> float:
+    """The share of real findings to expect among the images of smallest p-value, at least.
+
+    Let t be the largest p-value that was chosen. Were all m images sound, m t of them would be expected at or below
+    it; k are. So 1 - m t / k of these are real: the estimate of Storey (2002, JRSS B 64) that takes no image for a
+    crack beforehand. Of a choice by `benjamini_hochberg` it is at least 1 - fdr.
+
+    Args:
+        p_N: As there.
+        chosen_N: The choice; none has a p-value that is larger than that of one left out.
+
+    Returns:
+        In 0..1; NaN where nothing is chosen.
+    """
+    if not np.any(chosen_N):
+        return float("nan")
+    largest = float(np.max(p_N[chosen_N]))
+    return max(0.0, 1 - float(np.count_nonzero(~np.isnan(p_N)) * largest / np.count_nonzero(p_N <= largest)))
+
+
+def exact_interval(found: int, of: int, *, upper: bool = False, level: float = 0.95) -> tuple[float, float]:
+    """Where a share lies of which so many were found among so many drawn at random.
+
+    Clopper & Pearson (1934, Biometrika 26). Drawn without replacement, as here, it covers more often than it says.
+
+    Args:
+        found: In 0..of.
+        of: How many were drawn.
+        upper: Whether only its upper end is wanted, which is then lower; the lower one is 0.
+        level: How often it covers.
+    """
+    if not of:
+        return 0.0, 1.0
+    low, high = scipy.stats.binomtest(found, of, alternative="less" if upper else "two-sided").proportion_ci(level)
+    return float(low), float(high)
