@@ -231,6 +231,13 @@ def _add_run_commands(command: _Command) -> None:
     _add_structures(sub)
     sub.add_argument("--no-location", action="store_true", help="leave out where photographs were taken, to share it")
 
+    about = "write a run's findings, or a model, for other tools"
+    sub = command("export", about, "runs/bridge-17 --coco findings.json\n  crackvae export model --onnx model.onnx")
+    sub.add_argument("source", metavar="RUN|MODEL", help="a finished run for --coco, a model for --onnx")
+    which = sub.add_mutually_exclusive_group(required=True)
+    which.add_argument("--coco", metavar="FILE", help="boxes and outlines of what was flagged, as COCO JSON")
+    which.add_argument("--onnx", metavar="FILE", help="network and score as one ONNX graph; needs crackvae[onnx]")
+
     sub = command("check", "verify a run from its files alone, or say how far it is", "runs/bridge-17")
     sub.add_argument("run", help="from `crackvae score` or `evaluate`")
 

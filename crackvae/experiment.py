@@ -186,6 +186,20 @@ def report(run: str, *, model: str | None, structures: str | None, no_location: 
     return ExitCode.DONE
 
 
+def export(source: str, *, coco: str | None, onnx: str | None) -> ExitCode:
+    """Writes the findings of a run as COCO JSON, or a model as an ONNX graph; prints what is in it."""
+    if coco is not None:
+        from crackvae.report import coco as as_coco
+
+        images, boxes = as_coco.write(source, coco)
+        print(f"{images:,} flagged images with {boxes:,} boxes\ncoco: {coco}")
+    if onnx is not None:
+        from crackvae.model import artifact, onnx_graph
+
+        print("\n".join([*onnx_graph.write(artifact.load(source), onnx), f"onnx: {onnx}"]))
+    return ExitCode.DONE
+
+
 def nightly(model: str, source: str, out: str, **options: Any) -> ExitCode:
     """Scores what is new since the night before, draws it, prints counts; the last line is JSON.
 
