@@ -231,6 +231,8 @@ def _add_run_commands(command: _Command) -> None:
     _add_structures(sub)
     sub.add_argument("--no-location", action="store_true", help="leave out where photographs were taken, to share it")
 
+    _add_review(command)
+
     about = "write a run's findings, or a model, for other tools"
     sub = command("export", about, "runs/bridge-17 --coco findings.json\n  crackvae export model --onnx model.onnx")
     sub.add_argument("source", metavar="RUN|MODEL", help="a finished run for --coco, a model for --onnx")
@@ -242,6 +244,28 @@ def _add_run_commands(command: _Command) -> None:
     sub.add_argument("run", help="from `crackvae score` or `evaluate`")
 
     _add_compare(command("compare", "show where two surveys differ", "runs/2025 runs/2026 --out changes"))
+
+
+def _add_review(command: _Command) -> None:
+    example = "runs/bridge-17 --fdr 0.1\n  crackvae review runs/bridge-17 --decisions decisions.csv"
+    sub = command("review", "list what to look at, as much as statistics choose; add up what people decided", example)
+    sub.add_argument("run", help="from `crackvae score` or `evaluate`")
+    which = sub.add_mutually_exclusive_group()
+    fdr = "the longest list of which a share of at most Q is expected to be sound (default: 0.1)"
+    which.add_argument("--fdr", type=float, metavar="Q", help=fdr)
+    which.add_argument("--budget", type=_positive, metavar="N", help="or the N images of smallest p-value")
+    decisions = "CSV of image_id, decision (crack, no crack, unsure) and note, as the page writes it"
+    which.add_argument("--decisions", metavar="FILE", help=decisions)
+    audit = "images drawn at random of those not listed, to bound what is missed (default: %(default)s)"
+    sub.add_argument("--audit", type=_positive, default=100, metavar="N", help=audit)
+    sub.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    sub.add_argument("--model", metavar="MODEL", help="what scored the run (default: where it lay then)")
+    calibrated = (
+        "with --decisions: a new version of the model, calibrated with the sound images of the random sample, too"
+    )
+    sub.add_argument("--calibrated", metavar="NEW_MODEL", help=calibrated)
+    training = "with --decisions: a manifest of the other images that were decided, labelled, to train with"
+    sub.add_argument("--training", metavar="MANIFEST", help=training)
 
 
 def _add_whole_experiments(command: _Command) -> None:

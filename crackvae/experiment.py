@@ -18,7 +18,7 @@ from crackvae.errors import ExitCode, InputError, RefusedError, UsageError
 from crackvae.images import synthetic
 from crackvae.report import tables
 from crackvae.run import check as checking
-from crackvae.run import directory, finalize, judge, labels, lock, snapshot
+from crackvae.run import directory, finalize, judge, labels, lock, snapshot, summary
 from crackvae.run.directory import differences
 from crackvae.schema import Label, Split
 from crackvae.terminal import log
@@ -183,6 +183,58 @@ def report(run: str, *, model: str | None, structures: str | None, no_location: 
     table = by_structure.read(structures) if structures else None
     made = page.write(run, model=model, by=table, with_positions=not no_location)
     print(f"page: {made}")
+    return ExitCode.DONE
+
+
+def review(
+    run: str, *, decisions: str | None, model: str | None, calibrated: str | None, training: str | None, **options: Any
+) -> ExitCode:
+    """Lists what of a run is to be looked at and makes its page anew; or adds up what people decided.
+
+    Args:
+        run: The run directory.
+        decisions: A CSV file of what people decided.
+        model: The model that scored the run; None looks where it lay then.
+        calibrated: With decisions, where a version of the model goes that sound images drawn at random calibrate, too.
+        training: With decisions, where a manifest of what else was decided goes.
+        options: fdr, budget, audit and seed, as for `review.plan`.
+
+    Raises:
+        UsageError: The arguments do not go together.
+        InputError: Something cannot be used.
+        RefusedError: What would join a calibration must not.
+    """
+    from crackvae.report import page
+    from crackvae.report import review as reviewing
+
+    if decisions is not None:
+        return _decide(run, decisions, model, calibrated, training)
+    if calibrated or training:
+        raise UsageError("--calibrated and --training need --decisions FILE")
+    made = reviewing.plan(run, **options)
+    print("\n".join([*tables.drift_lines(summary.read(run)["drift"]), *made.lines()]))
+    print(f"page: {page.write(run, model=model)}")
+    print(f"list: {storage.join(run, directory.REVIEW_CSV)}")
+    return ExitCode.DONE
+
+
+def _decide(run: str, file: str, model: str | None, calibrated: str | None, training: str | None) -> ExitCode:
+    from crackvae.report import decisions, page
+
+    decided = decisions.decide(run, file)
+    print("\n".join(decided.lines()))
+    if training:
+        manifest.write(decided.for_training(), training)
+        print(f"training: {training}")
+    if calibrated:
+        from crackvae.cluster.calibrate import join
+
+        sound, scored_by = decided.for_calibration(), page.model_of(decided.run, model)
+        if scored_by is None:
+            raise InputError(f"{run}: the model that scored it does not lie where it lay; give it by --model MODEL")
+        join(scored_by, decided.run, sound, calibrated)
+        print(f"model: {calibrated}; {len(sound):,} sound images drawn at random have joined its calibration")
+    print(f"results: {storage.join(run, directory.DECISIONS)}")
     return ExitCode.DONE
 
 

@@ -31,6 +31,22 @@ class Label(StrEnum):
     CRACK = "crack"
 
 
+class ReviewPart(StrEnum):
+    """Why an image is to be looked at."""
+
+    LIST = "list"
+    AUDIT = "audit"  # drawn at random of those not listed
+    REPEAT = "repeat"  # of another one of the list, which alone is looked at
+
+
+class Decision(StrEnum):
+    """What a person says of an image."""
+
+    CRACK = "crack"
+    NO_CRACK = "no crack"
+    UNSURE = "unsure"
+
+
 class Split(StrEnum):
     """What an image is used for."""
 
@@ -187,6 +203,19 @@ REGIONS = pa.schema([_ID, *_REGION])
 """One row per anomalous region, in regions/."""
 TILES = pa.schema([_ID, *_TILE])
 """One row per tile of a photograph, in tiles/, where they were asked for."""
+
+REVIEW = pa.schema(
+    [
+        _ID,
+        pa.field("part", pa.string(), nullable=False),  # ReviewPart
+        pa.field("score", pa.float32()),
+        pa.field("p_value", pa.float64()),
+        pa.field("repeat_of", pa.string()),  # image_id
+        pa.field("decision", pa.string()),  # Decision; for people to fill in
+        pa.field("note", pa.string()),
+    ]
+)
+"""One row per image to look at, in review.csv."""
 
 SNAPSHOT = pa.schema(
     [

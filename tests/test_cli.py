@@ -48,7 +48,7 @@ def out(tmp_path):
 def test_help_names_every_command_with_an_example():
     top = crackvae("--help")
     assert top.returncode == 0
-    commands = "index split train evaluate score nightly threshold report export check compare reproduce demo"
+    commands = "index split train evaluate score nightly threshold report review export check compare reproduce demo"
     for name in commands.split():
         assert name in top.stdout
         assert f"crackvae {name}" in crackvae(name, "--help").stdout

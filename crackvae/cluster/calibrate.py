@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from crackvae import storage
 from crackvae.cluster import claim, session, survey
 from crackvae.dataset import manifest, splitting
+from crackvae.errors import RefusedError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
 from crackvae.model.quantised import LARGEST
 from crackvae.run import directory, shards
-from crackvae.schema import BASELINES, LOOKS, Label, Status
+from crackvae.run.directory import Run
+from crackvae.schema import BASELINES, LOOKS, Label, Split, Status
 from crackvae.statistics import calibration
 from crackvae.statistics.calibration import Normals
 from crackvae.terminal import log
@@ -48,12 +52,17 @@ def recalibrate(
 
     Raises:
         InputError: There are too few sound images for the model's alpha.
-        RefusedError: The directory holds something else.
+        RefusedError: The directory holds something else, or images were selected for training.
     """
     base = artifact.load(model)
     table, found = manifest.build(sources, normal=normal, crack=crack, label_column=label_column)
     for line in found.lines():
         log.info(line)
+    if Split.TRAIN in found.splits:
+        raise RefusedError(
+            f"{', '.join(sources)}: holds images of the split train, for training only or selected by their "
+            "scores; calibrate with others, drawn at random"
+        )
     sound = table.filter(pc.not_equal(table["label"], str(Label.CRACK)).fill_null(True))
     if sound.num_rows < table.num_rows:
         log.warning("%d images labelled crack are left out", table.num_rows - sound.num_rows)
@@ -79,9 +88,51 @@ def recalibrate(
         **facts,
         "calibration_failed_images": failed,
         "calibration_twins_left_out": readable.num_rows - kept.num_rows,
+        "calibration_joined": [],
         "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return claim.complete(replace(made, provenance=provenance), out)
+
+
+def join(model: Artifact, run: Run, sound: pa.Table, out: str) -> Artifact:
+    """Adds what sound images of a run scored to a calibration: another version of the model, which records them.
+
+    Args:
+        model: What scored the run.
+        run: The run.
+        sound: Rows of its results, drawn at random and found sound by people.
+        out: Directory of the new artifact.
+
+    Raises:
+        RefusedError: It is not empty.
+    """
+    assert model.calibration is not None
+    if next(storage.list_files(out), None) is not None:
+        raise RefusedError(f"{out}: is not empty; give an empty directory for the new version of the model")
+    before = model.calibration
+    worst_tile = pc.coalesce(sound["worst_tile_score"], sound["score"])  # null where an image is one tile
+
+    def joined(old_n: NDArray[Any], new_n: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([old_n, new_n]).astype(old_n.dtype)
+
+    normals = Normals(
+        joined(before.normals.score_n, sound["score"].to_numpy()),
+        joined(before.normals.worst_tile_n, worst_tile.to_numpy()),
+        joined(before.normals.tiles_n, sound["tiles"].fill_null(1).to_numpy()),
+    )
+    baselines, looks = (
+        {name: joined(old_n, sound[name].to_numpy()) for name, old_n in columns.items()}
+        for columns in (before.baselines, before.looks)
+    )
+    names = sound["image_id"].to_pylist()
+    provenance = {
+        **model.provenance,
+        "calibrated_model": model.fingerprint,
+        "calibration_joined": [*model.provenance.get("calibration_joined", []), {"run": run.identity, "images": names}],
+        "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    kept = Calibration([*before.image_id, *names], baselines, looks, normals)
+    return claim.complete(replace(model, calibration=kept, provenance=provenance), out)
 
 
 def one_per_group(table: pa.Table) -> pa.Table:

@@ -72,8 +72,14 @@ def _calibration(model: Artifact) -> list[str]:
         f"promise: a sound image exchangeable with them is flagged with a probability of {rate.expected:.1%} on "
         f"average over calibrations; the rate of this one lies in {rate.low:.1%} to {rate.high:.1%} with 95%",
     ]
+    joined_runs = model.provenance.get("calibration_joined", [])
     if model.provenance.get("calibrated_model"):
-        lines.append(f"in the place of the calibration of model {model.provenance['calibrated_model'][:16]}...")
+        how = "added to" if joined_runs else "in the place of"
+        lines.append(f"{how} the calibration of model {model.provenance['calibrated_model'][:16]}...")
+    lines += [
+        f"{len(joined['images']):,} of them drawn at random from run {joined['run'][:16]}..., found sound by people"
+        for joined in joined_runs
+    ]
     if model.photographs is not None:
         fewest, most = normals.tiles_n.min(), normals.tiles_n.max()
         lines.append(f"of {fewest:,} to {most:,} tiles; of larger photographs p-values are bounds")

@@ -15,7 +15,7 @@ from crackvae.model.artifact import Artifact
 from crackvae.report import views
 from crackvae.report.views import Triptych
 from crackvae.run import finalize
-from crackvae.schema import Label, Status
+from crackvae.schema import Label, ReviewPart, Status
 
 MOST_ROWS = 5000
 MOST_FAILED = 500  # of these rows
@@ -26,7 +26,7 @@ _TOP, _GALLERY = 12, 6
 _TRIPTYCH_BYTES, _NAME_LETTERS = 4_000_000, 120
 # What is read for pictures, in pixels: a minute or two at most, however large the photographs.
 _TRIPTYCH_PIXELS, _THUMBNAIL_PIXELS = 400e6, 4e9
-_MOST_FILE_BYTES = 500_000_000
+MOST_FILE_BYTES = 500_000_000
 _REGION = ["image_id", "x", "y", "width", "height", "peak", "length", "length_mm", "length_mm_error"]
 _LABELLED = {
     "False positives": ("normals that were flagged", Label.NORMAL, Label.CRACK),
@@ -37,7 +37,7 @@ _LABELLED = {
 
 Row = list[Any]
 """Of the list: image_id, outcome, label, structure, score, p-value, whether that is a bound, place, note, thumbnail,
-and why there is none."""
+why there is none, part of the review, and whether the image_id is whole."""
 
 
 class Gallery(NamedTuple):
@@ -55,14 +55,24 @@ class Gallery(NamedTuple):
 
 
 def listed(results: pd.DataFrame) -> pd.DataFrame:
-    """What the list holds: files that were not scored, flagged ones by p-value, then others by falling score."""
+    """What the list holds: files not scored, those to review, flagged ones by p-value, then others by falling score."""
     is_failed, is_crack = results["score"].isna(), results["prediction"] == str(Label.CRACK)
-    rank = np.select([is_failed, is_crack, results["prediction"].isna()], [0, 1, 2], 3)
-    ordered = results.assign(rank=rank, p=results["p_value"].where(is_crack)).sort_values(
+    part = results["review"]
+    ranked = [
+        is_failed,
+        part == str(ReviewPart.LIST),
+        part == str(ReviewPart.AUDIT),
+        is_crack,
+        results["prediction"].isna(),
+    ]
+    rank = np.select(ranked, range(5), 5)
+    ordered = results.assign(rank=rank, p=results["p_value"].where(is_crack | (rank == 1))).sort_values(
         ["rank", "p", "score"], ascending=[True, True, False], kind="stable"
     )
     failed = int(is_failed.sum())
-    return pd.concat([ordered[: min(failed, MOST_FAILED)], ordered[failed:]])[:MOST_ROWS]
+    held = pd.concat([ordered[: min(failed, MOST_FAILED)], ordered[failed:]])
+    is_audit = held["review"] == str(ReviewPart.AUDIT)  # all of it is to be decided, however long the list
+    return held[is_audit | ((~is_audit).cumsum() <= MOST_ROWS - is_audit.sum())][:MOST_ROWS]
 
 
 def left_out(results: pd.DataFrame, held: pd.DataFrame) -> list[str]:
@@ -181,6 +191,7 @@ def rows(held: pd.DataFrame, places: np.ndarray, regions: Regions, *, with_posit
                 _rounded(row["score"], 4), _rounded(row["p_value"], 3),
                 int(is_scored and bool(row["p_value_is_bound"])),
                 position, _short(note(row, regions) if is_scored else _text(row["message"])), "", "",
+                row["review"], int(len(row["image_id"]) <= _NAME_LETTERS),
             ]
         )  # fmt: skip
     return made
@@ -198,6 +209,8 @@ def note(row: Mapping[Any, Any], regions: Regions) -> str:
     parts = [regions.note(row["image_id"])]
     if pd.notna(row["judged_fraction"]) and row["judged_fraction"] < 0.995:
         parts.append(f"{row['judged_fraction']:.0%} of it judged")
+    if row["repeats"]:
+        parts.append(f"{row['repeats']:.0f} more show the same at the same place")
     return "; ".join(filter(None, parts))
 
 
@@ -209,7 +222,7 @@ def add_thumbnails(made: list[Row], held: pd.DataFrame, regions: Regions, most_b
     # In the order of the manifest, which is quick in an archive; what there is no room for is known afterwards.
     in_order = chosen[np.argsort(held.index.to_numpy()[chosen])]
     boxes = {name: regions.boxes(name) for name in held["image_id"].iloc[in_order]}
-    drawn = dict(zip(in_order.tolist(), views.thumbnails(held.iloc[in_order], boxes, _MOST_FILE_BYTES), strict=True))
+    drawn = dict(zip(in_order.tolist(), views.thumbnails(held.iloc[in_order], boxes, MOST_FILE_BYTES), strict=True))
     room, missing = most_bytes, int(could.sum()) - len(chosen)
     for index in chosen.tolist():
         data, why = drawn[index]
@@ -218,7 +231,7 @@ def add_thumbnails(made: list[Row], held: pd.DataFrame, regions: Regions, most_b
         if room < 0:
             missing += 1
             continue
-        made[index][-2:] = [text, why]
+        made[index][9:11] = [text, why]
     return missing
 
 

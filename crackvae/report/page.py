@@ -20,12 +20,13 @@ from crackvae import storage
 from crackvae.errors import ArtifactError, InputError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact
-from crackvae.report import findings, plots, positions, structures, tables, views
+from crackvae.report import findings, plots, positions, review, structures, tables, views
 from crackvae.report.findings import Gallery, Regions
+from crackvae.report.review import Review
 from crackvae.report.views import Triptych
 from crackvae.run import directory, finalize, summary
 from crackvae.run.directory import Run
-from crackvae.schema import EvaluationSet
+from crackvae.schema import EvaluationSet, ReviewPart
 from crackvae.statistics.discovery import expected_precision
 from crackvae.statistics.metrics import PREVALENCES
 
@@ -61,12 +62,14 @@ def write(location: str, *, model: str | None = None, by: pa.Table | None = None
     run = directory.open_run(location)
     if not run.finished:
         raise InputError(f"{location}: is not finished; run the same command again")
-    scored_by = _model(run, model)
+    scored_by = model_of(run, model)
     metrics = summary.read(location)
     threshold = metrics["threshold"]["value"]
     table = finalize.read_results(location, _COLUMNS)
-    results = table.to_pandas()
-    held, shown = findings.listed(results), findings.galleries(results, threshold)
+    reviewed = review.read(run)
+    results = _marked(table.to_pandas(), reviewed)
+    once = results[results["review"] != str(ReviewPart.REPEAT)]
+    held, shown = findings.listed(once), findings.galleries(once, threshold)
     names = pd.concat([held, *(gallery.rows for gallery in shown)])["image_id"].unique().tolist()
     regions = Regions(location, names)
     pictures = findings.triptychs(shown, regions, scored_by, threshold)
@@ -83,7 +86,8 @@ def write(location: str, *, model: str | None = None, by: pa.Table | None = None
         "scale": scored_by and views.scale(scored_by, threshold),
         "most_anomalous": findings.MOST_ANOMALOUS,
         "galleries": [(gallery, _cards(gallery, pictures, regions)) for gallery in shown],
-        "left_out": findings.left_out(results, held),
+        "left_out": findings.left_out(once, held),
+        "reviewed": reviewed and reviewed.lines(),
         "labelled": bool(results["label"].notna().any()),
         "structures": by_structure.slice(0, _MOST_STRUCTURES).to_pylist(),
         "more_structures": max(0, len(by_structure) - _MOST_STRUCTURES),
@@ -106,7 +110,16 @@ def write(location: str, *, model: str | None = None, by: pa.Table | None = None
     return run.path(directory.REPORT)
 
 
-def _model(run: Run, location: str | None) -> Artifact | None:
+def _marked(results: pd.DataFrame, reviewed: Review | None) -> pd.DataFrame:
+    """With the part of the review that an image is of, if any, and how many of its repeats are not shown."""
+    if reviewed is None:
+        return results.assign(review="", repeats=0)
+    part, repeat_of = reviewed.rows.set_index("image_id")["part"], reviewed.rows["repeat_of"]
+    name = results["image_id"]
+    return results.assign(review=name.map(part).fillna(""), repeats=name.map(repeat_of.value_counts()).fillna(0))
+
+
+def model_of(run: Run, location: str | None) -> Artifact | None:
     """The model that scored a run: the one given, or the one that lies where it lay then."""
     if location is not None:
         given = artifact.load(location)

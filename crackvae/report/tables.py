@@ -101,7 +101,7 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     """
     counts, threshold = metrics["counts"], metrics["threshold"]
     failed = {status: n for status, n in counts["status"].items() if status != Status.OK}
-    lines = _drift_lines(metrics["drift"])
+    lines = drift_lines(metrics["drift"])
     if failed:
         reasons = ", ".join(f"{count:,} {status}" for status, count in failed.items())
         total = f"{sum(failed.values()):,} of {counts['files']:,} files not scored"
@@ -139,7 +139,12 @@ def threshold_line(threshold: Mapping[str, Any]) -> str:
     return f"threshold {threshold['value']:.4g}, {source} {normals}: {promised}"
 
 
-def _drift_lines(drift: Mapping[str, Any]) -> list[str]:
+def drift_lines(drift: Mapping[str, Any]) -> list[str]:
+    """A warning where the images are unlike those of the calibration.
+
+    Args:
+        drift: As in metrics.json.
+    """
     if not drift["drifted"]:
         return []
     limit = drift["size"] / len(drift["features"])

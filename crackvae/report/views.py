@@ -235,7 +235,7 @@ def _saved(picture: Image.Image, quality: int = _QUALITY) -> bytes:
 
 
 def thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> Iterator[tuple[bytes, str]]:
-    """Small pictures of files that were decoded when they were scored.
+    """Thumbnails of files that were decoded when they were scored.
 
     Args:
         rows: Of the results.
@@ -245,6 +245,15 @@ def thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> Iterator[tu
     Yields:
         A JPEG and no reason, or no JPEG and the reason.
     """
+    shown = small_pictures(rows, _THUMBNAIL, most_bytes)
+    for row, (picture, scale, gone) in zip(rows.to_dict("records"), shown, strict=True):
+        if picture is not None and max(row["width"], row["height"]) > SIDE:
+            _outline(picture, boxes.get(row["image_id"], ()), scale)
+        yield (b"", gone) if picture is None else (_saved(picture, 60), "")
+
+
+def small_pictures(rows: pd.DataFrame, side: int, most_bytes: int) -> Iterator[tuple[Image.Image | None, float, str]]:
+    """Upright pictures of at most so many pixels a side, with their scale; or none, and why. Arguments as above."""
     unavailable = ""
     with Reader() as reader:
         for row in rows.to_dict("records"):
@@ -254,13 +263,10 @@ def thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> Iterator[tu
                 with Image.open(io.BytesIO(reader.read(row["uri"], most_bytes)), formats=FORMATS) as photo:
                     if sorted(photo.size) != sorted((row["width"], row["height"])):
                         raise OSError(_CHANGED)
-                    picture, scale = overlay.upright(photo, _THUMBNAIL)
-                if max(row["width"], row["height"]) > SIDE:
-                    _outline(picture, boxes.get(row["image_id"], ()), scale)
-                yield _saved(picture, 60), ""
+                    yield *overlay.upright(photo, side), ""
             except Exception as error:
                 unavailable = str(error) if isinstance(error, UnavailableError) else unavailable
-                yield b"", _reason(error)
+                yield None, 1.0, _reason(error)
 
 
 def _outline(picture: Image.Image, boxes: Iterable[Sequence[int]], scale: float) -> None:

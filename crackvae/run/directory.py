@@ -10,7 +10,7 @@
     threshold.json        the threshold that `crackvae threshold` set; absent before
     labels.parquet        the labels that `crackvae evaluate RUN --labels` brought; absent before
     results/, regions/, tiles/, results.csv, metrics.json, _SUCCESS      written at the end
-    figures/, report.html, positions.*, structures.csv                   made of them
+    figures/, report.html, positions.*, structures.csv, review.*          made of them
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ FIGURES = "figures"
 POSITIONS, POSITIONS_GEOJSON = "positions.parquet", "positions.geojson"
 STRUCTURES = "structures.csv"
 REPORT = "report.html"
-DERIVED = (FIGURES, REPORT, POSITIONS, POSITIONS_GEOJSON, STRUCTURES)
+REVIEW, REVIEW_CSV, DECISIONS = "review.json", "review.csv", "decisions.json"
+DERIVED = (FIGURES, REPORT, POSITIONS, POSITIONS_GEOJSON, STRUCTURES, REVIEW, REVIEW_CSV, DECISIONS)
 """Made of the results: a new finalize removes them."""
 SUCCESS = "_SUCCESS"
 LOCK = ".lock"

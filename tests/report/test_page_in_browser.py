@@ -1,12 +1,13 @@
 """The page in a real Chromium: what an inspector sees and does. Run by `make test-browser`."""
 
+import csv
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from crackvae.report import findings
+from crackvae.report import decisions, findings, review
 from crackvae.report.page import write
 from crackvae.run import finalize
 
@@ -206,3 +207,73 @@ def test_on_paper_there_are_no_controls(path, opened):
     assert tab.locator("#filters").is_hidden()
     assert tab.locator("#list").is_visible()
     assert tab.pdf()[:4] == b"%PDF"
+
+
+@pytest.fixture
+def reviewed(photograph_run, tmp_path):
+    """The page of a run with a review: ten images to look at and an audit sample of four."""
+    run = shutil.copytree(photograph_run, tmp_path / "run")
+    made = review.plan(str(run), budget=10, audit=4)
+    return run, made, write(str(run))
+
+
+def downloaded(tab, path):
+    with tab.expect_download() as waiting:
+        tab.click("#download")
+    assert waiting.value.suggested_filename == "decisions.csv"
+    waiting.value.save_as(path)
+    with path.open(newline="") as stream:
+        return {row["image_id"].removeprefix("'"): row for row in csv.DictReader(stream)}
+
+
+def test_decisions_are_made_with_buttons_keys_and_notes_and_downloaded_for_the_command(reviewed, tmp_path, opened):
+    run, made, page = reviewed
+    tab = opened(page)
+    tab.select_option("#review", "=list")
+    listed = made.of("list")["image_id"].tolist()
+    assert shown(tab) == listed
+    groups = tab.locator("#list tbody [role=group]")
+    groups.nth(0).get_by_role("button", name="crack", exact=True).click()
+    groups.nth(0).get_by_role("textbox").fill('=1+1, "wide"\u00e4')
+    groups.nth(1).get_by_role("button", name="no crack").click()
+    groups.nth(1).get_by_role("button", name="no crack").click()  # taken back
+    groups.nth(2).get_by_role("button", name="crack", exact=True).focus()
+    for key in "ncu":  # each goes on to the next row
+        tab.keyboard.press(key)
+    tab.keyboard.press("Enter")  # on the button that has the focus now
+    assert tab.locator("#decided").inner_text() == "5 decided"
+    pressed = tab.locator("#list tbody button[aria-pressed=true]").all_inner_texts()
+    assert pressed == ["crack", "no crack", "crack", "unsure", "crack"]
+    tab.select_option("#review", "=audit")
+    tab.locator("#list tbody").get_by_role("button", name="no crack").first.click()
+    audited = shown(tab)[0]
+    tab.click("#reset")
+    found = downloaded(tab, tmp_path / "decisions.csv")
+    expected = [(listed[0], "crack"), *zip(listed[2:6], ("no crack", "crack", "unsure", "crack"), strict=True)]
+    assert {name: row["decision"] for name, row in found.items()} == dict([*expected, (audited, "no crack")])
+    assert found[listed[0]]["note"] == '\'=1+1, "wide"\u00e4'
+    counts = decisions.decide(str(run), str(tmp_path / "decisions.csv")).counts()
+    assert counts["list"] == {"crack": 3, "no crack": 1, "unsure": 1, "undecided": len(listed) - 5}
+    assert counts["audit"]["no crack"] == 1
+    assert tab.complaints == []
+    assert [url for url in tab.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_hostile_names_can_be_decided(reviewed, rows, tmp_path, opened):
+    run, _, page = reviewed
+    tab = opened(page)
+    for name in rows["image_id"]:
+        tab.get_by_role("group", name=f"Decision on {name}", exact=True).get_by_role("button", name="unsure").click()
+    assert set(downloaded(tab, tmp_path / "d.csv")) == set(rows["image_id"])
+    assert len(decisions.decide(str(run), str(tmp_path / "d.csv")).decision) == len(rows)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_page_with_a_review_is_as_accessible(look, reviewed, opened):
+    tab = opened(reviewed[2], look)
+    tab.locator("#list tbody").get_by_role("button", name="no crack").first.click()
+    tab.evaluate(AXE.read_text())
+    found = tab.evaluate("axe.run()")
+    bad = [violation for violation in found["violations"] if violation["impact"] in {"serious", "critical"}]
+    assert [(each["id"], [node["html"][:200] for node in each["nodes"]][:3]) for each in bad] == []
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")

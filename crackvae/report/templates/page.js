@@ -1,8 +1,11 @@
 "use strict";
-// A row: name, status, label, structure, score, p, whether p is a bound, place, note, thumbnail, why there is none.
+// A row: name, status, label, structure, score, p, whether p is a bound, place, note, thumbnail, why there is none,
+// part of the review, whether the name is whole.
 const ROWS = JSON.parse(document.getElementById("rows").textContent).map((row, index) => ({ row, index, text: (row[0] + "\n" + row[8]).toLowerCase() }));
 const PAGE = 50;
 const at = (id) => document.getElementById(id);
+const DECISIONS = ["crack", "no crack", "unsure"];
+const decided = new Map(); // by index of the row: a decision and a note
 const heads = [...document.querySelectorAll("#list thead th[data-key]")];
 const state = { key: null, down: false, page: 0, found: ROWS };
 
@@ -33,11 +36,11 @@ function number(id) {
 
 function update() {
   const text = at("search").value.trim().toLowerCase();
-  const [outcome, label, structure] = [chosen("outcome"), chosen("label"), chosen("structure")];
+  const [outcome, label, structure, review] = ["outcome", "label", "structure", "review"].map(chosen);
   const [least, most] = [number("least"), number("most")];
   state.found = ROWS.filter(({ row, text: own }) =>
     (!text || own.includes(text)) && (outcome === null || row[1] === outcome) && (label === null || row[2] === label) &&
-    (structure === null || row[3] === structure) && (least === null || (row[4] !== null && row[4] >= least)) &&
+    (review === null || row[11] === review) && (structure === null || row[3] === structure) && (least === null || (row[4] !== null && row[4] >= least)) &&
     (most === null || (row[4] !== null && row[4] <= most)));
   const { key, down } = state;
   if (key !== null) {
@@ -82,12 +85,70 @@ function text(row, head) {
   return cell;
 }
 
+function deciding({ row, index }) {
+  const cell = document.createElement("td");
+  cell.className = "decide";
+  if (!row[12]) {
+    cell.textContent = "its name is too long for this page: decide in review.csv";
+    return cell;
+  }
+  const group = document.createElement("div");
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", "Decision on " + row[0]);
+  const own = () => decided.get(index) || { decision: "", note: "" };
+  const buttons = DECISIONS.map((decision) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = decision;
+    button.addEventListener("click", () => keep({ ...own(), decision: own().decision === decision ? "" : decision }));
+    return button;
+  });
+  const note = document.createElement("input");
+  note.setAttribute("aria-label", "Note on " + row[0]);
+  note.placeholder = "note";
+  note.value = own().note;
+  note.addEventListener("input", () => keep({ ...own(), note: note.value }));
+  function keep(value) {
+    decided.set(index, value);
+    mark();
+    offer();
+  }
+  function mark() {
+    for (const button of buttons) button.setAttribute("aria-pressed", own().decision === button.textContent);
+  }
+  group.addEventListener("keydown", (event) => {
+    const place = ["c", "n", "u"].indexOf(event.key.toLowerCase());
+    if (place < 0 || event.target === note || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    keep({ ...own(), decision: DECISIONS[place] });
+    const next = cell.parentNode.nextElementSibling;
+    (next && next.querySelector(".decide button") || buttons[place]).focus();
+  });
+  mark();
+  group.append(...buttons, note);
+  cell.append(group);
+  return cell;
+}
+
+// Text that a spreadsheet would run as a formula gets an apostrophe in front, as in results.csv.
+const quoted = (text) => '"' + text.replace(/^[=+\-@\t\r\n'|%]/, "'$&").replaceAll('"', '""') + '"';
+
+function offer() {
+  const made = [...decided].filter(([, { decision }]) => decision).sort(([a], [b]) => a - b);
+  const lines = made.map(([index, { decision, note }]) => [ROWS[index].row[0], decision, note].map(quoted).join(","));
+  if (at("download").href) URL.revokeObjectURL(at("download").href);
+  at("download").href = URL.createObjectURL(new Blob([["image_id,decision,note", ...lines, ""].join("\r\n")], { type: "text/csv" }));
+  at("decided").textContent = `${made.length.toLocaleString("en")} decided`;
+  state.unsaved = true;
+}
+
 function show() {
   const first = state.page * PAGE;
   const part = state.found.slice(first, first + PAGE);
-  const made = part.map(({ row }) => {
+  const made = part.map((entry) => {
     const line = document.createElement("tr");
-    line.append(picture(row), ...heads.map((head) => text(row, head)));
+    const [name, ...rest] = heads.map((head) => text(entry.row, head));
+    line.append(picture(entry.row), name, deciding(entry), ...rest);
     return line;
   });
   document.querySelector("#list tbody").replaceChildren(...made);
@@ -109,7 +170,8 @@ function turn(by) {
 fill("outcome", 1);
 fill("label", 2);
 fill("structure", 3);
-for (const id of ["search", "outcome", "label", "structure", "least", "most"]) if (at(id)) at(id).addEventListener("input", update);
+fill("review", 11);
+for (const id of ["search", "outcome", "label", "structure", "review", "least", "most"]) if (at(id)) at(id).addEventListener("input", update);
 for (const head of heads) {
   head.querySelector("button").addEventListener("click", () => {
     const key = Number(head.dataset.key);
@@ -124,8 +186,10 @@ at("before").addEventListener("click", () => turn(-1));
 at("after").addEventListener("click", () => turn(1));
 at("reset").addEventListener("click", () => {
   for (const id of ["search", "least", "most"]) at(id).value = "";
-  for (const id of ["outcome", "label", "structure"]) if (at(id)) at(id).value = "*";
+  for (const id of ["outcome", "label", "structure", "review"]) if (at(id)) at(id).value = "*";
   update();
 });
-at("filters").hidden = at("list").hidden = false;
+at("download").addEventListener("click", () => { state.unsaved = false; });
+addEventListener("beforeunload", (event) => { if (state.unsaved) event.preventDefault(); });
+at("filters").hidden = at("deciding").hidden = at("list").hidden = false;
 update();
