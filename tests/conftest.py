@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 from tiny import TINY
 
+import crackvae.cluster  # noqa: F401  says where Ray listens, before a test imports it
 from crackvae.dataset import manifest, splitting
 from crackvae.images import synthetic
 
