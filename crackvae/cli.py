@@ -10,10 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from crackvae import __version__, logs
-from crackvae.errors import CrackvaeError, ExitCode, UsageError
+from crackvae.errors import CrackvaeError, DetachedError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from crackvae.schema import Status
@@ -96,11 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.start()
     with _Stop() as stop:
         try:
-            options = vars(_parser().parse_args(arguments))
+            options = _options(_parser(), arguments)
             from crackvae import experiment
 
-            # Each command is the function of its name, and its options are that function's arguments.
-            return int(getattr(experiment, options.pop("command"))(**options))
+            return experiment.run(options.pop("command"), options)
         except (Exception, KeyboardInterrupt) as error:
             code, message = _ending(error, stop.received)
         print(logs.error_line(" ".join(message.split())), file=sys.stderr)
@@ -111,8 +110,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(code)
 
 
+def _options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """What was given, by name. What `submit` sends is parsed here, too: what is wrong with it is said at once."""
+    parsed, sent = parser.parse_known_args(arguments)
+    if parsed.command != "submit":
+        if sent:
+            parser.error(f"unrecognized arguments: {' '.join(sent)}")
+        return vars(parsed)
+    from crackvae.experiment import ON_CLUSTERS
+
+    if not sent or sent[0] not in ON_CLUSTERS:
+        raise UsageError(f"submit sends {', '.join(ON_CLUSTERS)}; see `{parser.prog} submit --help`")
+    job = vars(parser.parse_args(sent))
+    if not job["out"]:
+        raise UsageError("submit sends what scores or trains; give --out")
+    return {**vars(parsed), "arguments": sent, "job": job}
+
+
 def _ending(error: BaseException, stopped_by: int | None) -> tuple[ExitCode, str]:
     """The exit code and the message of an error; one that nobody raised on purpose is raised again."""
+    if isinstance(error, DetachedError):
+        return ExitCode.TERMINATED if stopped_by == signal.SIGTERM else error.exit_code, str(error)
     if stopped_by == signal.SIGTERM:
         return ExitCode.TERMINATED, "terminated; the same command goes on"
     if stopped_by or isinstance(error, KeyboardInterrupt):
@@ -147,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_commands(command)
     _add_run_commands(command)
     _add_whole_experiments(command)
+    _add_submit(command)
     return parser
 
 
@@ -278,6 +297,15 @@ def _add_whole_experiments(command: _Command) -> None:
 
     sub = command("demo", "run everything on images that crackvae makes itself", "--out crackvae-demo")
     sub.add_argument("--out", default="crackvae-demo", metavar="DIR", help="default: %(default)s")
+
+
+def _add_submit(command: _Command) -> None:
+    example = "score s3://bucket/model s3://bucket/survey --out s3://bucket/run --address http://localhost:8265"
+    sub = command("submit", "send train, calibrate, evaluate, score or nightly to a Ray cluster and follow it", example)
+    sub.usage = f"{sub.prog} [-h] COMMAND ... --address URL [--image-code]"
+    sub.add_argument("--address", required=True, metavar="URL", help="of the dashboard; its token is in RAY_AUTH_TOKEN")
+    own = "run the crackvae that the cluster has; this one is not sent"
+    sub.add_argument("--image-code", action="store_true", help=own)
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:

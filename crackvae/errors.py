@@ -10,6 +10,7 @@
     ├── UnavailableError        an object store gave no answer                     exit 3
     ├── RefusedError            doing it would destroy or mix results              exit 3
     ├── TooManyFailedError      results are kept, but too many files failed        exit 4
+    ├── DetachedError           a submitted job goes on without this process       exit 130
     └── ImageError              one image; becomes a row with a status, never ends a job
 
 The message of an error is one line that names the file or field and the cure.
@@ -79,6 +80,12 @@ class TooManyFailedError(CrackvaeError):
     """More files failed than the config allows; what was scored is kept."""
 
     exit_code = ExitCode.TOO_MANY_FAILED
+
+
+class DetachedError(CrackvaeError):
+    """A submitted job goes on without this process, which was told to stop."""
+
+    exit_code = ExitCode.INTERRUPTED
 
 
 class ImageError(CrackvaeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,10 +35,31 @@ _AGAIN = "pictures and structures: `crackvae score` or `evaluate` with the argum
 FACTS = "reproduce.json"
 _WORST_FIRST = (ExitCode.TOO_MANY_FAILED, ExitCode.DRIFT_ALARM)
 LEAKAGE_SUFFIX = ".leakage.json"
+ON_CLUSTERS = ("train", "calibrate", "evaluate", "score", "nightly")
 
 # The demonstration: 85 s on two cores.
 _DEMO_NORMALS, _DEMO_CRACKS = 360, 90
 _DEMO_TRAINING = TrainingConfig(epochs=6)
+
+
+def run(command: str, options: dict[str, Any]) -> int:
+    """Runs the command of a name; in a cluster, only what its nodes can do.
+
+    Args:
+        command: It is the function of that name here,
+        options: and these are its arguments.
+
+    Returns:
+        The exit code.
+    """
+    act = globals()[command]
+    if command not in ON_CLUSTERS or not options["out"] or not os.environ.get("RAY_ADDRESS"):
+        return int(act(**options))
+    from crackvae.cluster import probe, session
+
+    with session.session():
+        probe.check(options)
+        return int(act(**options))
 
 
 def index(sources: Sequence[str], out: str, **labels: Any) -> ExitCode:
@@ -369,6 +391,14 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     print("\n".join(tables.counts_lines(metrics)))
     if metrics["sets"]:
         print("\n" + tables.metrics_table(metrics) + "\n")
+
+
+def submit(address: str, arguments: Sequence[str], job: dict[str, Any], image_code: bool) -> int:
+    """Sends a command to a cluster and follows it. Arguments, returns and errors are those of `submit.submit`."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
+    from crackvae.cluster import submit as submission
+
+    return submission.submit(address, arguments, job, image_code=image_code)
 
 
 def compare(old: str, new: str, out: str, *, radius: float | None, other_model: bool) -> ExitCode:

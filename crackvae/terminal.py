@@ -1,13 +1,19 @@
-"""Progress on a terminal, silence elsewhere. Lines for people go through `logging`."""
+"""Progress on a terminal and in a submitted job's log, silence elsewhere. Lines for people go through `logging`."""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("crackvae")
+
+SENT_BY = "CRACKVAE_SENT_BY"
+"""Environment variable of a submitted job: the versions that have sent it. Its progress goes to the log."""
+_LOG_SECONDS = 10.0
 
 Advance = Callable[[int], None]
 
@@ -25,7 +31,7 @@ def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
         A function that takes how many units were done since the last call.
     """
     if not sys.stderr.isatty():
-        yield lambda count: None
+        yield _logged(label, total, unit) if os.environ.get(SENT_BY) else lambda count: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -40,3 +46,16 @@ def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def _logged(label: str, total: int, unit: str) -> Advance:
+    done, last = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        if done == total or time.monotonic() - last > _LOG_SECONDS:
+            last = time.monotonic()
+            log.info("%s: %s of %s %s", label, f"{done:,}", f"{total:,}", unit)
+
+    return advance

@@ -48,10 +48,32 @@ def out(tmp_path):
 def test_help_names_every_command_with_an_example():
     top = crackvae("--help")
     assert top.returncode == 0
-    commands = "index split train evaluate score nightly threshold report review export check compare reproduce demo"
+    commands = "index split train evaluate score nightly threshold report review export check compare reproduce demo submit"
     for name in commands.split():
         assert name in top.stdout
         assert f"crackvae {name}" in crackvae(name, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        ("score m s --out r", 2, "required: --address"),
+        ("--address http://x demo", 2, "submit sends train, calibrate, evaluate, score, nightly"),
+        ("--address http://x score m", 2, "required: SOURCE, --out"),
+        ("evaluate run --labels l.csv --address http://x", 2, "give --out"),
+        ("score /m /s --out /r --address x:8265", 2, "give the URL of the dashboard"),
+        (
+            "score /m photos --out /r --address http://127.0.0.1:1",
+            3,
+            "photos: is looked for on the cluster; give",
+        ),
+        ("score /m s3://id:key@bucket/s --out s3://r/r --address http://127.0.0.1:1", 3, "holds a password or key"),
+        ("score /m /s --out /r --structures=no.csv --address http://127.0.0.1:1", 3, "no.csv: no such file"),
+        ("score /m /s --out /r --address http://127.0.0.1:1", 3, "takes no job"),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused_here(arguments, code, line):
+    assert line in refused("submit", *arguments.split(), code=code)
 
 
 def test_version():

@@ -89,15 +89,24 @@ class Job:
         run: The run directory.
         cpus: The processors that it may use; by default all.
         environment: Added to this process's.
+        address: Of the cluster that it is sent to; by default it computes here.
     """
 
     def __init__(
-        self, site: Site, run: Path, *, cpus: Sequence[int] = (), environment: Mapping[str, str] | None = None
+        self,
+        site: Site,
+        run: Path,
+        *,
+        cpus: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+        address: str | None = None,
     ) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  no pipe: what outlives the driver would hold it open
         self.started_at, self._start = time.time(), time.monotonic()
         on = ["taskset", "--cpu-list", ",".join(map(str, cpus))] if cpus else []
         command = ["score", str(site.model), str(site.survey), "--out", str(run)]
+        if address:
+            command = ["submit", *command, "--address", address]
         self.process = subprocess.Popen(
             [*on, sys.executable, "-m", "crackvae", *command],
             env={**os.environ, "RAY_worker_niceness": "0", **(environment or {})},
