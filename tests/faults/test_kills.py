@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import loopback
 import pytest
 from faults import drills, harness, nodes
 from faults.comparing import Difference, compare
@@ -148,3 +149,21 @@ def test_lost_nodes_lose_nothing(site, tmp_path, tally):
         job.finish()
         drill.finished()
     counts.check()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("strike", ["kill", "warn"])
+def test_a_submitted_job_outlives_one_of_two_nodes(strike, site, tmp_path, tally):
+    kind = {"kill": "SIGKILL of a raylet", "warn": "spot warning: SIGTERM, 30 s later SIGKILL"}[strike]
+    counts = tally(kind, "submitted job half done, one of two nodes")
+    with loopback.Cluster(nodes=2) as cluster, drills.Drill(site, tmp_path / "run", counts) as drill:
+        job = drill.start(address=cluster.address, environment=loopback.CLIENT)
+        assert job.until(lambda: len(parts(drill.run)) >= site.shards // 2 - 1)
+        lost = cluster.scoring_node()
+        assert len(parts(drill.run)) < site.shards - 1, "it was too late to lose a node"
+        getattr(cluster, strike)(lost)
+        drill.struck()
+        job.finish()
+        drill.finished()
+    counts.check()
+    assert not counts.leftovers
