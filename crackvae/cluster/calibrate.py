@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from crackvae import storage
-from crackvae.cluster import claim, session, survey
+from crackvae.cluster import claim, survey
 from crackvae.dataset import manifest, splitting
 from crackvae.errors import RefusedError
 from crackvae.model import artifact
@@ -81,8 +81,7 @@ def recalibrate(
     if artifact.is_artifact(out):
         return claim.finished(out, facts)
     claim.claim(out, facts)
-    with session.session():
-        made = calibrate(base, kept, storage.join(out, claim.WORK), device)
+    made = calibrate(base, kept, storage.join(out, claim.WORK), device)
     provenance = {
         **made.provenance,
         **facts,
@@ -142,7 +141,7 @@ def one_per_group(table: pa.Table) -> pa.Table:
 
 
 def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Artifact:
-    """Scores held-out normals and keeps their scores in the artifact. Needs a session.
+    """Scores held-out normals and keeps their scores in the artifact.
 
     Args:
         model: A trained model.

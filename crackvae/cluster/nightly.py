@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 import ray
 
 from crackvae import storage
-from crackvae.cluster import scoring, session, survey, watch
+from crackvae.cluster import scoring, survey, watch
 from crackvae.cluster.scoring import Outcome
 from crackvae.dataset import manifest, tiles
 from crackvae.errors import ExitCode, RefusedError
@@ -55,11 +54,9 @@ class _Job:
     new_generation: bool
     accept_drift: bool
     facts: Mapping[str, Any]
-    ray: ExitStack
 
     def backend(self) -> dict[str, str]:
-        """Of the workers. Starts Ray where it does not run yet."""
-        self.ray.enter_context(session.session())
+        """Of the workers."""
         return survey.resolve_backend(self.device, self.loaded.config.scoring.precision).as_dict()
 
     def goes_on(self, was: Record, facts: Mapping[str, Any]) -> bool:
@@ -115,8 +112,8 @@ def nightly(
     facts = scoring.model_facts(model, loaded, {})
     snapshot.latest(out)  # before the lock puts a file there: the place may be another's
     done = []
-    with lock.holding(out), ExitStack() as ray:
-        job = _Job(model, loaded, out, source, device, content_hash, new_generation, accept_drift, facts, ray)
+    with lock.holding(out):
+        job = _Job(model, loaded, out, source, device, content_hash, new_generation, accept_drift, facts)
         last, begun = snapshot.latest(out), snapshot.begun(out)
         for record in filter(None, (last, begun and begun[1])):
             if record["source"] != storage.to_uri(source):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 import crackvae
 from crackvae import logs, storage
-from crackvae.cluster import session, survey
+from crackvae.cluster import survey
 from crackvae.dataset import manifest, sources
 from crackvae.errors import ArtifactError, ExitCode, InputError, UsageError
 from crackvae.model import artifact
@@ -213,12 +213,10 @@ def _begin(
 ) -> Run:
     assert loaded.calibration is not None
     calibration = loaded.calibration.as_table().drop_columns("image_id")
-    with session.session():
-        computed_on = _backend(loaded, device)
-        place = model if model == artifact.PRETRAINED else storage.to_uri(model)
-        run = directory.create(out, planned, {**facts, "backend": computed_on.as_dict()}, calibration, place)
-        work, _ = shards.missing(run)
-        survey.score(run, work, model, computed_on)
+    computed_on = _backend(loaded, device)
+    place = model if model == artifact.PRETRAINED else storage.to_uri(model)
+    run = directory.create(out, planned, {**facts, "backend": computed_on.as_dict()}, calibration, place)
+    survey.score(run, shards.missing(run)[0], model, computed_on)
     return run
 
 
@@ -243,13 +241,12 @@ def _score_missing(run: Run, model: str, loaded: Artifact, device: str, retry: S
     log.info("%d of %d shards are left to score", len(work), run.plan.shards)
     if not work and retry is None:
         return run
-    with session.session():
-        computed_on = _backend(loaded, device)
-        directory.check_same(run, {**run.facts, "backend": computed_on.as_dict()})
-        if retry is not None:
-            run = directory.add_retry(run, retry)
-            work, _ = shards.missing(run)
-        survey.score(run, work, model, computed_on)
+    computed_on = _backend(loaded, device)
+    directory.check_same(run, {**run.facts, "backend": computed_on.as_dict()})
+    if retry is not None:
+        run = directory.add_retry(run, retry)
+        work, _ = shards.missing(run)
+    survey.score(run, work, model, computed_on)
     return run
 
 

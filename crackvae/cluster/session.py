@@ -14,8 +14,9 @@ from typing import Any
 import ray
 import ray.data
 import ray.exceptions
+import torch
 
-from crackvae.errors import CrackvaeError, UsageError
+from crackvae.errors import CrackvaeError
 
 # One logical CPU more than cores: actors that hold them all would starve the stages that feed
 # them, and a pipeline on two CPUs then waits for ever.
@@ -72,6 +73,7 @@ def _connect() -> None:
             ray.init(
                 address="local",
                 num_cpus=cores() + _FREE_CPUS,
+                num_gpus=gpus(),
                 object_store_memory=_object_store_bytes(),
                 include_dashboard=False,
                 **quiet,
@@ -128,7 +130,9 @@ def worker_pool(most: int, now: int, *, ahead: bool = False) -> ray.data.ActorPo
 
 
 def gpus() -> int:
-    """GPUs of the cluster."""
+    """GPUs of the cluster, or of this machine."""
+    if is_local():
+        return torch.cuda.device_count()
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return int(resources.get("GPU", 0))
 
@@ -147,11 +151,5 @@ def sharers_of_gpu() -> int:
 
 
 def device(asked: str) -> str:
-    """What to compute on: for `auto`, cuda where the cluster has a GPU now.
-
-    Raises:
-        UsageError: A GPU is asked for, and this machine has none that Ray sees.
-    """
-    if asked == "cuda" and is_local() and not gpus():
-        raise UsageError("--device cuda: Ray sees no GPU on this machine; use cpu or auto")
+    """What a cluster computes on: for `auto`, cuda where it has a GPU now."""
     return asked if asked != "auto" else "cuda" if gpus() else "cpu"

@@ -179,6 +179,18 @@ def test_reading_and_scoring_apart_writes_the_same_bytes(run, model, tmp_path, r
         assert ours == Path(run.run, "parts", name).read_bytes()
 
 
+def test_a_single_shard_is_scored_without_ray_to_the_same_bytes(model, survey, tmp_path, ray_session):
+    here, by_ray = tmp_path / "here", tmp_path / "ray"
+    scoring.score(str(model), [str(survey)], str(by_ray))
+    without = "import sys, ray; ray.init = None; from crackvae import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", without, "score", str(model), str(survey), "--out", str(here)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    part = Path("parts", shards.part_name(0))
+    assert (here / part).read_bytes() == (by_ray / part).read_bytes()
+    assert finalize.read_results(str(here)).equals(finalize.read_results(str(by_ray)))
+
+
 def scoring_workers():
     """The processes of our own Ray that score: no other Ray on this machine is touched."""
     parents = {}
