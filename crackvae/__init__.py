@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crackvae.model.anomaly import AnomalyScorer
 
 __all__ = ["AnomalyScorer", "__version__"]
-__version__ = metadata.version("crackvae")
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

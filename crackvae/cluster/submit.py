@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +86,8 @@ def _send(
             given = (location, f"--{name}={location}")
             command = [word.replace(location, Path(location).name) if word in given else word for word in command]
             environment["working_dir"] = str(folder)
-    if not image_code:  # with its metadata, which tell the version
-        package = Path(crackvae.__file__).parent
-        about = metadata.distribution("crackvae").locate_file(f"crackvae-{crackvae.__version__}.dist-info")
-        environment["py_modules"] = [str(package), str(about)]
+    if not image_code:
+        environment["py_modules"] = [str(Path(crackvae.__file__).parent)]
     entrypoint = f"exec python -m crackvae {shlex.join(command)}"
     try:
         client = JobSubmissionClient(address)
