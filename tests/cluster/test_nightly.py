@@ -164,6 +164,7 @@ def test_seven_nights(model, images, tmp_path, ray_session, monkeypatch):  # noq
     assert state(root) == before
 
     ours, undisturbed = (runs.everything(place) for place in (root, calm))
+    ours = {name: data for name, data in ours.items() if not name.endswith(".tmp")}  # what a killed writer leaves
     records = {name for name in ours if name.endswith(("night.json", "latest.json"))}  # they hold how long it took
     assert ours.keys() == undisturbed.keys()
     assert [name for name in ours if ours[name] != undisturbed[name] and name not in records] == []
