@@ -49,7 +49,8 @@ SUCCESS = "_SUCCESS"
 LOCK = ".lock"
 
 SHARD_FILES = 256
-SHARD_BYTES = 128 * 2**20  # some 16 photographs of 20 megapixels, which take a core five minutes
+SHARD_BYTES = 128 * 2**20  # some 16 photographs of 20 megapixels, which take a core minutes
+_GROWN, _EVERY = 4, 64  # doublings from the first shard on, and after how many shards there is one
 _UNKNOWN_BYTES = 4 * 2**20  # in tables without sizes: 32 photographs a shard
 _OF_THE_RUN = ("manifest", "calibration", "schema_version")  # facts that are not the caller's
 _GROUP_SHARDS = 16  # per row group of the manifest: a worker reads one for the shard it needs
@@ -124,7 +125,11 @@ class Run:
 
 
 class Sharding:
-    """Numbers the shards of a manifest: neighbours, up to 256 files or 128 MiB, whichever is first."""
+    """Numbers the shards of a manifest: neighbours, up to 256 files or a number of bytes, whichever is first.
+
+    The first 64 hold 8 MiB, a photograph or two, so that there is a shard for every core in a survey that nobody knows
+    the size of yet; the next 64 hold twice as much, until they hold 128 MiB.
+    """
 
     def __init__(self) -> None:
         self._shard = self._files = self._held = 0
@@ -141,7 +146,8 @@ class Sharding:
         shard_N = np.empty(len(size_N), np.int32)
         for index, size in enumerate(size_N):
             assumed = _UNKNOWN_BYTES if size is None else size
-            if self._files and (self._files == SHARD_FILES or self._held + assumed > SHARD_BYTES):
+            most = SHARD_BYTES >> max(0, _GROWN - self._shard // _EVERY)
+            if self._files and (self._files == SHARD_FILES or self._held + assumed > most):
                 self._shard, self._files, self._held = self._shard + 1, 0, 0
             self._files, self._held = self._files + 1, self._held + assumed
             shard_N[index] = self._shard

@@ -36,6 +36,15 @@ def test_shards_are_neighbours_within_both_limits_however_the_files_are_told(siz
         assert sum(held) <= SHARD_BYTES or len(held) == 1
 
 
+def test_few_photographs_have_a_shard_each_and_many_fill_theirs():
+    photograph = 7 * 2**20
+    assert Sharding().assign([photograph] * 60).tolist() == list(range(60))
+    files_S = np.bincount(Sharding().assign([photograph] * 100_000))
+    assert (np.diff(files_S)[:-1] >= 0).all()
+    assert files_S.max() == 128 // 7
+    assert len(files_S) < 1.05 * 100_000 / files_S.max()
+
+
 def test_a_run_is_opened_as_it_was_created(tmp_path):
     created = create(tmp_path / "run", 600)
     opened = directory.open_run(str(tmp_path / "run"))
