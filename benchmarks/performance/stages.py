@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from PIL import Image
+from torch import Tensor
 
 from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
@@ -22,6 +23,7 @@ from crackvae.dataset.tiles import describe, pixels, read_image
 from crackvae.images.appearance import looks_of_tile
 from crackvae.images.evidence import find_lines
 from crackvae.model import artifact, backend
+from crackvae.model.artifact import Artifact
 from crackvae.model.photograph import PhotoScorer
 from crackvae.model.scorer import TileScorer
 from crackvae.report.tables import markdown
@@ -31,9 +33,9 @@ FLOP = 424e6  # a tile, multiplications and additions, of the reference network
 _GEMM = 1024  # rows and columns: its operands fit the cache
 
 
-def megapixels(folder: Path) -> float:
-    """Of a photograph in a folder of equal ones."""
-    with Image.open(next(folder.iterdir())) as image:
+def megapixels(path: Path) -> float:
+    """Of a photograph."""
+    with Image.open(path) as image:
         return image.width * image.height / 1e6
 
 
@@ -42,15 +44,23 @@ def training_tiles(split: Path) -> int:
     return manifest.rows(manifest.read(str(split)), split="train", label="normal").num_rows
 
 
-def gemm_peak(dtype: torch.dtype) -> float:
-    """FLOP per second of one core, the best of several products of square matrices."""
-    a, b = (torch.randn(_GEMM, _GEMM).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(20):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        seconds.append(time.perf_counter() - start)
-    return 2 * _GEMM**3 / min(seconds)
+def gemm_peak(precision: str) -> float:
+    """Operations per second of one core, the best of several products of square matrices."""
+    values = torch.randn(_GEMM, _GEMM)
+    if precision == "int8":
+        (a, weight), scales_N = (values.to(dtype) for dtype in (torch.uint8, torch.int8)), torch.ones(_GEMM)
+        packed, zeros_N = torch.ops.onednn.qlinear_prepack(weight, None), torch.zeros(_GEMM, dtype=torch.int64)
+        to_uint8 = (1.0, 0, torch.uint8, "none", [], "")
+
+        def product() -> Tensor:
+            return torch.ops.onednn.qlinear_pointwise(a, 1.0, 0, packed, scales_N, zeros_N, None, *to_uint8)
+    else:
+        b = values.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+
+        def product() -> Tensor:
+            return torch.mm(b, b)
+
+    return 2 * _GEMM**3 / min(_timed(product)[0] for _ in range(20))
 
 
 def report(model: Path, folder: Path, rate: float) -> tuple[str, dict[str, Any]]:
@@ -69,12 +79,12 @@ def report(model: Path, folder: Path, rate: float) -> tuple[str, dict[str, Any]]
     microseconds["Ray, and waiting"] = whole - sum(microseconds.values())
     rows = [[name, f"{value:,.0f}", f"{value / whole:.0%}"] for name, value in microseconds.items()]
     rows.append(["whole, start-up apart", f"{whole:,.0f}", "100%"])
-    precision = backend.resolve("cpu", "auto").precision
-    peak = gemm_peak(torch.bfloat16 if precision == "bf16" else torch.float32)
+    precision = _precision(artifact.load(str(model)))
+    peak = gemm_peak(precision)
     ceiling = cores * peak / FLOP
     line = (
-        f"{precision} products of matrices reach {peak / 1e9:,.0f} GFLOP/s on a core; the network needs "
-        f"{FLOP / 1e6:.0f} MFLOP a tile. So no job could do more than {ceiling:,.0f} tiles/s on {cores} cores, and "
+        f"{precision} products of matrices reach {peak / 1e9:,.0f} G operations/s on a core; the network needs "
+        f"{FLOP / 1e6:.0f} M a tile. So no job could do more than {ceiling:,.0f} tiles/s on {cores} cores, and "
         f"this one does {rate:,.0f}, {rate / ceiling:.0%}."
     )
     table = markdown(["stage", "microseconds a file, one core", "share"], rows)
@@ -87,7 +97,7 @@ def of_photograph(path: Path) -> str:
     cv2.setNumThreads(1)
     loaded = artifact.load("pretrained")
     assert loaded.photographs is not None
-    scorer = PhotoScorer(loaded, "cpu", backend.resolve("cpu", "auto").precision)
+    scorer = PhotoScorer(loaded, "cpu", _precision(loaded))
     image = loaded.config.image
     with Reader() as reader:
         decoded_seconds, decoded = _timed(lambda: read_image(reader, image, path.resolve().as_uri()))
@@ -106,6 +116,10 @@ def of_photograph(path: Path) -> str:
     return markdown([f"{millions:.1f} megapixels", "milliseconds a megapixel, one core", "share"], rows)
 
 
+def _precision(model: Artifact) -> str:
+    return backend.resolve("cpu", model.config.scoring.precision).precision
+
+
 def _measure(model: Path, folder: Path) -> dict[str, float]:
     """Microseconds a file, by stage."""
     loaded = artifact.load(str(model))
@@ -121,7 +135,7 @@ def _measure(model: Path, folder: Path) -> dict[str, float]:
     with Decoder(image) as decoder:
         decoder.read(table.slice(0, 8))  # starts the child
         in_child, (tile_NSS, part) = _timed(lambda: decoder.read(table))
-    scorer = TileScorer(loaded, "cpu", backend.resolve("cpu", "auto").precision)
+    scorer = TileScorer(loaded, "cpu", _precision(loaded))
     scorer.measure(tile_NSS[:64])
     network, (error_N, latent_N) = _timed(lambda: scorer.measure(tile_NSS))
     looked, looks = _timed(lambda: [looks_of_tile(tile_SS) for tile_SS in tile_NSS])
