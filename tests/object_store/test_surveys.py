@@ -200,6 +200,7 @@ def test_archives_tables_and_folders_mix_wherever_they_lie(store, bucket, model,
             assert found[name + number]["score"] == expected[name]["score"]
 
 
+@pytest.mark.faults
 def test_a_store_that_stops_answering_ends_the_job_and_one_that_fails_at_times_finishes_it(
     store, bucket, in_bucket, tmp_path
 ):
