@@ -41,6 +41,7 @@ class Summary:
         self._scores = quantiles.Quantiles()
         self._reasons: Counter[tuple[str, str]] = Counter()
         self._examples: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._told: dict[tuple[str, str], str] = {}
         self._labelled: list[pa.Table] = []
         self._rows = self._bounds = 0
         self._looks = drift.Spread(len(LOOKS))
@@ -65,8 +66,9 @@ class Summary:
     def _add_failure(self, status: str, message: str | None, image_id: str) -> None:
         key = (status, _VARIABLE.sub("N", message or ""))
         if key not in self._reasons and len(self._reasons) >= _KEPT_REASONS:
-            key = (status, "other")
+            key, message = (status, "other"), "other"
         self._reasons[key] += 1
+        self._told.setdefault(key, message or "")
         if len(self._examples[key]) < _EXAMPLES:
             self._examples[key].append(image_id)
 
@@ -93,10 +95,10 @@ class Summary:
         }
 
     def _failures(self) -> list[dict[str, Any]]:
-        """The most frequent reasons first."""
+        """The most frequent reasons first; of those that differ in numbers only, what the first file's says."""
         ranked = sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))
         return [
-            {"status": key[0], "message": key[1], "count": count, "examples": self._examples[key]}
+            {"status": key[0], "message": self._told[key], "count": count, "examples": self._examples[key]}
             for key, count in ranked[:_REASONS]
         ]
 

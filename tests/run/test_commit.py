@@ -120,7 +120,7 @@ def test_failures_are_summed_up_by_reason_with_examples(tmp_path):
     shards.write_part(run.location, run.identity, Work(0, 0), pa.Table.from_pylist(rows, PART))
     failures = finalize.finalize(run)["failures"]
     assert [(f["status"], f["message"], f["count"]) for f in failures] == [
-        ("too_small", "NxN pixels", 10),
+        ("too_small", "1x9 pixels", 10),
         ("unreadable", "Permission denied", 1),
     ]
     assert failures[0]["examples"] == ["0.jpg", "1.jpg", "2.jpg"]
