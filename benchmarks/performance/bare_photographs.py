@@ -16,12 +16,14 @@ def start(model: str) -> None:
     import cv2
     import torch
 
-    from crackvae.model import artifact
+    from crackvae.model import artifact, backend
     from crackvae.model.photograph import PhotoScorer
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    globals()["scorer"] = PhotoScorer(artifact.load(model), "cpu", os.environ.get("PRECISION", "bf16"))
+    loaded = artifact.load(model)
+    precision = backend.resolve("cpu", loaded.config.scoring.precision).precision
+    globals()["scorer"] = PhotoScorer(loaded, "cpu", precision)
 
 
 def score(path: Path) -> float:

@@ -82,8 +82,8 @@ def _survey(work: Path, nodes: int, *, lose: bool = False, apart: bool = False) 
     scale.plan(work, 0)
     (work / "notes").mkdir()
     run = directory.open_run(str(work / "run"))
-    survey._ReadAndScore, survey._Read, survey._Score = Sleeps, Reads, Sleeps  # type: ignore[misc, assignment]
-    artifact.load = lambda _: type("Tiles", (), {"photographs": None})  # type: ignore[assignment]
+    survey._ScorePhotographs, survey._Read, survey._Score = Sleeps, Reads, Sleeps  # type: ignore[misc, assignment]
+    artifact.load = lambda _: type("Model", (), {"photographs": None if apart else ()})  # type: ignore[assignment]
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 2 * 10**8})
     added = [cluster.add_node(num_cpus=1, object_store_memory=2 * 10**8) for _ in range(nodes)]
     os.environ["RAY_ADDRESS"] = cluster.address
@@ -91,7 +91,7 @@ def _survey(work: Path, nodes: int, *, lose: bool = False, apart: bool = False) 
     with session.session():
         if lose:
             _lose(cluster, added[0], work / "notes", total // 2)
-        survey.score(run, shards.missing(run)[0], "none", backend.Backend("cpu", "", "fp32", ""), fused=not apart)
+        survey.score(run, shards.missing(run)[0], "none", backend.Backend("cpu", "", "fp32", ""), fused=False)
         seconds = time.time() - start
         driver = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1e3
     ray.shutdown()

@@ -2,7 +2,7 @@
 
 Pillow reads the header and whatever is not a JPEG. The pixels of a JPEG come from libjpeg-turbo
 by simplejpeg, whose `strict` refuses truncated and damaged files, which OpenCV, and Pillow in part,
-silently fill with gray. With header, checks, resizing and the darkness baseline it reads METU at 1.3
+silently fill with gray. With header, checks, resizing and the darkness baseline it reads METU at 1.5
 times the rate of Pillow's convert and resize alone (benchmarks/performance/decoding.py, one core of an AMD EPYC).
 
 HEIF, which telephones write, comes from libheif by pillow-heif, which lets it paint missing tiles black.
