@@ -50,7 +50,7 @@ LOCK = ".lock"
 
 SHARD_FILES = 256
 SHARD_BYTES = 128 * 2**20  # some 16 photographs of 20 megapixels, which take a core minutes
-_GROWN, _EVERY = 4, 64  # doublings from the first shard on, and after how many shards there is one
+_GROWN, _EVERY = 5, 64  # doublings from the first shard on, and after how many shards there is one
 _UNKNOWN_BYTES = 4 * 2**20  # in tables without sizes: 32 photographs a shard
 _OF_THE_RUN = ("manifest", "calibration", "schema_version")  # facts that are not the caller's
 _GROUP_SHARDS = 16  # per row group of the manifest: a worker reads one for the shard it needs
@@ -127,7 +127,7 @@ class Run:
 class Sharding:
     """Numbers the shards of a manifest: neighbours, up to 256 files or a number of bytes, whichever is first.
 
-    The first 64 hold 8 MiB, a photograph or two, so that there is a shard for every core in a survey that nobody knows
+    The first 64 hold 4 MiB, a photograph, so that there is a shard for every core in a survey that nobody knows
     the size of yet; the next 64 hold twice as much, until they hold 128 MiB.
     """
 
