@@ -168,7 +168,9 @@ def _case(work: Path, name: str) -> dict[str, float]:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     folder = Path("/tmp") / f"crackvae-nodes-{os.getpid()}"  # sockets lie in it: a short name
-    environment = os.environ | {"RAY_TMPDIR": str(folder)} | ({"STRAGGLER": "1"} if "straggler" in CASES[name] else {})
+    # Its nodes have addresses of their own; crackvae would have Ray listen on loopback only.
+    environment = os.environ | {"RAY_TMPDIR": str(folder), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    environment |= {"STRAGGLER": "1"} if "straggler" in CASES[name] else {}
     done = subprocess.run(
         [sys.executable, __file__, str(work), "--case", name], env=environment, capture_output=True, check=False
     )

@@ -115,7 +115,12 @@ def cluster() -> Iterator[subprocess.Popen[str]]:
     with tempfile.TemporaryDirectory(prefix="cv") as folder:
         process = subprocess.Popen(
             [sys.executable, nodes.__file__],
-            env={**os.environ, "RAY_TMPDIR": folder, "RAY_worker_niceness": "0"},
+            env={
+                **os.environ,
+                "RAY_TMPDIR": folder,
+                "RAY_worker_niceness": "0",
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+            },
             start_new_session=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
