@@ -257,7 +257,7 @@ def _add_run_commands(command: _Command) -> None:
     sub.add_argument("source", metavar="RUN|MODEL", help="a finished run for --coco, a model for --onnx")
     which = sub.add_mutually_exclusive_group(required=True)
     which.add_argument("--coco", metavar="FILE", help="boxes and outlines of what was flagged, as COCO JSON")
-    which.add_argument("--onnx", metavar="FILE", help="network and score as one ONNX graph; needs crackvae[onnx]")
+    which.add_argument("--onnx", metavar="FILE", help="the network as an ONNX graph, with the score if reference")
 
     sub = command("check", "verify a run from its files alone, or say how far it is", "runs/bridge-17")
     sub.add_argument("run", help="from `crackvae score` or `evaluate`")

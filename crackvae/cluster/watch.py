@@ -69,7 +69,7 @@ def tell(shard: int, part: pa.Table, again_N: NDArray[np.bool_], judge: Judge | 
 
 
 class Watch:
-    """Counts what is told of the shards of a run. Needs a session.
+    """Counts what is told of the shards of a run. Without a session there is no port to read the metrics from.
 
     Args:
         run: The run.
