@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crackvae.images.decode import Gray
-from crackvae.images.tile import blur, starts
+from crackvae.images.tile import blur, starts, strips
 
 CELL = 16
 """Side of a cell in pixels."""
@@ -18,7 +18,6 @@ FEATURES = ("brightness", "fine texture", "coarse texture", "blue", "red")
 
 _FINE, _COARSE = 2.0, 8.0  # sigmas in pixels
 _HALO = 32  # 4 of the larger sigma
-_STRIP = 1024  # rows at a time: 100 megapixels as float32 would take 400 MB, three times
 
 
 def cells(gray_HW: Gray, chroma_HW2: Gray) -> NDArray[np.float32]:
@@ -33,18 +32,14 @@ def cells(gray_HW: Gray, chroma_HW2: Gray) -> NDArray[np.float32]:
         |x - G2 x| and of |G2 x - G8 x|, with Gaussian blurs of 2 and 8 pixels; Cb; Cr.
     """
     height, width = (CELL * (length // CELL) for length in gray_HW.shape)
-    strips = [_cells(gray_HW, top, min(top + _STRIP, height), width) for top in range(0, height, _STRIP)]
-    feature_hw3 = np.concatenate(strips)
+    parts = []
+    for _, with_halo, inside in strips(height, _HALO):
+        x_hW = gray_HW[with_halo].astype(np.float32)
+        blurred = (cv2.GaussianBlur(x_hW, (0, 0), sigma) for sigma in (_FINE, _COARSE))
+        parts.append(_features(*(part_hW[inside, :width] for part_hW in (x_hW, *blurred))))
+    feature_hw3 = np.concatenate(parts)
     color_hw2 = cv2.resize(chroma_HW2, feature_hw3.shape[1::-1], interpolation=cv2.INTER_AREA)
     return np.concatenate([feature_hw3, color_hw2.astype(np.float32)], axis=2)
-
-
-def _cells(gray_HW: Gray, top: int, bottom: int, width: int) -> NDArray[np.float32]:
-    above = max(0, top - _HALO)
-    x_HW = gray_HW[above : bottom + _HALO].astype(np.float32)
-    fine_HW, coarse_HW = (cv2.GaussianBlur(x_HW, (0, 0), sigma) for sigma in (_FINE, _COARSE))
-    inside = slice(top - above, bottom - above), slice(width)
-    return _features(x_HW[inside], fine_HW[inside], coarse_HW[inside])
 
 
 def _features(x_HW: NDArray[Any], fine_HW: NDArray[Any], coarse_HW: NDArray[Any]) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from crackvae.images.decode import Gray
 from crackvae.images.paths import DIRECTIONS, Map, best_paths
+from crackvae.images.tile import strips
 
 Sigma = NDArray[np.floating]
 Bools = NDArray[np.bool_]
@@ -30,7 +31,6 @@ STEP = 2
 
 _BACKGROUND_PX, _AROUND_PX = 15.0, 20.0  # sigmas
 _HALO_PX = 140  # 4 of both
-_STRIP = 1024  # rows
 _BRIGHTEST = -2.0
 _OF_NETWORK = 0.5  # of the variance a place is compared with; the rest is what is around it
 _ORIENTATIONS = 12
@@ -156,8 +156,7 @@ def _reduced(gray_HW: Gray, sigma_HW: Sigma) -> tuple[Gray, Map]:
     """A quarter of the resolution, by pixel area."""
     height, width = (max(1, side // _WIDE) for side in gray_HW.shape)
     sigma_hw = np.empty((height, width), np.float32)
-    for top in range(0, height, _STRIP):  # sigma is of half floats, which OpenCV does not resize
-        rows = slice(top, min(top + _STRIP, height))
+    for rows, _, _ in strips(height, 0):  # sigma is of half floats, which OpenCV does not resize
         strip_hW = sigma_HW[_WIDE * rows.start : _WIDE * rows.stop].astype(np.float32)
         size = (width, rows.stop - rows.start)
         sigma_hw[rows] = cv2.resize(strip_hW, size, interpolation=cv2.INTER_AREA)
@@ -210,11 +209,9 @@ def _deviations(gray_HW: Gray, sigma_HW: Sigma) -> Iterator[tuple[slice, Map, Ma
     def blur(x_hW: Map, sigma: float) -> Map:
         return np.asarray(cv2.GaussianBlur(x_hW, (0, 0), sigma, borderType=cv2.BORDER_REFLECT), np.float32)
 
-    for top in range(0, len(gray_HW), _STRIP):
-        above, rows = max(0, top - _HALO_PX), slice(top, min(top + _STRIP, len(gray_HW)))
-        x_hW = gray_HW[above : rows.stop + _HALO_PX].astype(np.float32)
+    for rows, with_halo, inside in strips(len(gray_HW), _HALO_PX):
+        x_hW = gray_HW[with_halo].astype(np.float32)
         darker_hW = blur(x_hW, _BACKGROUND_PX) - x_hW
-        inside = slice(top - above, rows.stop - above)
         around_hW = blur(np.square(darker_hW), _AROUND_PX)[inside]
         expected_hW = np.square(sigma_HW[rows], dtype=np.float32)
         yield rows, darker_hW[inside], np.sqrt(_OF_NETWORK * expected_hW + (1 - _OF_NETWORK) * around_hW)
@@ -242,13 +239,11 @@ def _pooled(contrast_HW: Map) -> Iterator[Map]:
     height, width = (side // STEP for side in contrast_HW.shape)
     for kernel_KK in _line_filters():
         answer_hw = np.empty((height, width), np.float32)
-        for top in range(0, STEP * height, _STRIP):
-            above, bottom = max(0, top - _REACH_PX), min(top + _STRIP, STEP * height)
-            strip_hW = contrast_HW[above : bottom + _REACH_PX]
-            filtered_hW = cv2.filter2D(strip_hW, cv2.CV_32F, kernel_KK, borderType=cv2.BORDER_REFLECT)
-            inside_hW = filtered_hW[top - above : bottom - above, : STEP * width]
+        for rows, with_halo, inside in strips(STEP * height, _REACH_PX):
+            filtered_hW = cv2.filter2D(contrast_HW[with_halo], cv2.CV_32F, kernel_KK, borderType=cv2.BORDER_REFLECT)
+            inside_hW = filtered_hW[inside, : STEP * width]
             rows_hW = np.maximum(inside_hW[0::2], inside_hW[1::2])
-            np.maximum(rows_hW[:, 0::2], rows_hW[:, 1::2], out=answer_hw[top // STEP : bottom // STEP])
+            np.maximum(rows_hW[:, 0::2], rows_hW[:, 1::2], out=answer_hw[rows.start // STEP : rows.stop // STEP])
         yield answer_hw
 
 

@@ -17,6 +17,7 @@ from crackvae.images import lines
 from crackvae.images.decode import Gray
 from crackvae.images.evidence import STEP, background
 from crackvae.images.paths import Map
+from crackvae.images.tile import strips
 
 LENGTH_ERROR = 0.1
 """95% of the lengths of synthetic cracks of 1.5 to 16 px in one piece are within this share: docs/photographs.md."""
@@ -27,7 +28,6 @@ _SIGMA_PX, _HALO_PX = 2.0, 6  # of the smoothing
 _DARK = 1.6  # standard deviations; with 1.8 and 2 fewer synthetic cracks are found in one piece
 _GAP_PX = 7  # narrower gaps are closed: grains and chips bridge a crack
 _MIN_AREA = 100  # pixels; specks of few pixels are smaller on the smooth map
-_STRIP = 1024  # rows at a time
 _MAX_POINTS = 500  # of an outline
 
 
@@ -76,11 +76,10 @@ def find_regions(evidence_hw: Map, contrast_HW: Map, gray_HW: Gray, *, limit: fl
         The largest, by area, first. Equal arrays give equal regions.
     """
     inside_HW = np.empty(gray_HW.shape, np.uint8)
-    for top in range(0, len(gray_HW), _STRIP):
-        above = max(0, top - _HALO_PX)
-        dark_hW = np.square(np.maximum(contrast_HW[above : top + _STRIP + _HALO_PX], 0))
-        dark_hW = cv2.GaussianBlur(dark_hW, (2 * _HALO_PX + 1,) * 2, _SIGMA_PX)[top - above :][:_STRIP]
-        np.greater(dark_hW, _DARK**2, out=inside_HW[top : top + _STRIP], casting="unsafe")
+    for rows, with_halo, inside in strips(len(gray_HW), _HALO_PX):
+        dark_hW = np.square(np.maximum(contrast_HW[with_halo], 0))
+        dark_hW = cv2.GaussianBlur(dark_hW, (2 * _HALO_PX + 1,) * 2, _SIGMA_PX)[inside]
+        np.greater(dark_hW, _DARK**2, out=inside_HW[rows], casting="unsafe")
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_GAP_PX, _GAP_PX))
     inside_HW = np.asarray(cv2.morphologyEx(inside_HW, cv2.MORPH_CLOSE, disk), np.uint8)
     count, label_HW, stats_K5, _ = cv2.connectedComponentsWithStats(inside_HW)

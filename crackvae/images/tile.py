@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crackvae.images.decode import Gray
+
+_STRIP = 1024  # rows at a time: 100 megapixels as float32 would take 400 MB
 
 
 def to_tile(gray_HW: Gray, size: int) -> Gray:
@@ -49,6 +52,13 @@ def cut(gray_HW: Gray, size: int, overlap: int) -> Gray:
     """The tiles tile_NSS that cover an image, row by row."""
     down, across = (starts(length, size, overlap) for length in gray_HW.shape)
     return np.stack([gray_HW[y : y + size, x : x + size] for y in down for x in across])
+
+
+def strips(height: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:
+    """The rows of an image a strip after the other, these with a halo above and below, and where they are in that."""
+    for top in range(0, height, _STRIP):
+        bottom, above = min(top + _STRIP, height), max(0, top - halo)
+        yield slice(top, bottom), slice(above, bottom + halo), slice(top - above, bottom - above)
 
 
 def blending(start_K: list[int], size: int, overlap: int) -> NDArray[np.float32]:

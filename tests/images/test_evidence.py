@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from crackvae.images import evidence
+from crackvae.images import evidence, tile
 from crackvae.images.evidence import STEP, Scale
 
 SIDE = 200
@@ -92,7 +92,7 @@ def test_a_wide_line_is_found_by_its_whole_width_and_a_wide_spot_is_not(scale, w
 def test_the_strips_of_a_photograph_leave_no_trace(scale, monkeypatch):
     gray_HW = rough(8, side=301)
     whole_hw = evidence_of(gray_HW, scale)
-    monkeypatch.setattr(evidence, "_STRIP", 64)
+    monkeypatch.setattr(tile, "_STRIP", 64)
     np.testing.assert_allclose(evidence_of(gray_HW, scale), whole_hw, rtol=1e-3, atol=1e-2)
 
 
