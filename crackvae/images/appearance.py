@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crackvae.images.decode import Gray
-from crackvae.images.tile import blur, starts, strips
+from crackvae.images.tile import blur, corners, strips
 
 CELL = 16
 """Side of a cell in pixels."""
@@ -64,8 +64,8 @@ def of_tiles(feature_hwF: NDArray[np.float32], shape: tuple[int, int], size: int
         feature_NF, row by row as `tile.cut` orders them.
     """
     span = size // CELL
-    down, across = ([start // CELL for start in starts(length, size, overlap)] for length in shape)
-    views = (feature_hwF[y : y + span, x : x + span].reshape(-1, feature_hwF.shape[2]) for y in down for x in across)
+    places = [(y // CELL, x // CELL) for y, x in corners(shape, size, overlap)]
+    views = (feature_hwF[y : y + span, x : x + span].reshape(-1, feature_hwF.shape[2]) for y, x in places)
     return np.stack([np.median(view_CF, axis=0) for view_CF in views])
 
 

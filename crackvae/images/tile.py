@@ -48,10 +48,15 @@ def starts(length: int, size: int, overlap: int) -> list[int]:
     return [*range(0, length - size, size - overlap), length - size]
 
 
+def corners(shape: tuple[int, ...], size: int, overlap: int) -> list[tuple[int, int]]:
+    """Row and column at which each tile of an image begins, row by row."""
+    down, across = (starts(length, size, overlap) for length in shape)
+    return [(y, x) for y in down for x in across]
+
+
 def cut(gray_HW: Gray, size: int, overlap: int) -> Gray:
     """The tiles tile_NSS that cover an image, row by row."""
-    down, across = (starts(length, size, overlap) for length in gray_HW.shape)
-    return np.stack([gray_HW[y : y + size, x : x + size] for y in down for x in across])
+    return np.stack([gray_HW[y : y + size, x : x + size] for y, x in corners(gray_HW.shape, size, overlap)])
 
 
 def strips(height: int, halo: int) -> Iterator[tuple[slice, slice, slice]]:

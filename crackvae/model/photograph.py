@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import cv2
@@ -18,7 +19,7 @@ from crackvae.images.evidence import STEP, Scale
 from crackvae.images.ground import COARSEST, Ground
 from crackvae.images.paths import Map
 from crackvae.images.regions import LENGTH_ERROR, WIDTH_ERROR, Region, find_regions, in_millimetres
-from crackvae.images.tile import blending, resample, starts
+from crackvae.images.tile import blending, corners, resample, starts
 from crackvae.model.artifact import Artifact, Photographs
 from crackvae.model.scorer import TileScorer
 from crackvae.schema import Status
@@ -154,12 +155,11 @@ class PhotoScorer:
             found = find_regions(evidence_hw, contrast_HW, gray_HW, limit=limit, most=self._rules.regions)
             row["regions"] = [_region(region, factor, ground) for region in found]
         if self._keep_tiles:
-            places = zip(
-                *self._places(gray_HW.shape), score_N.tolist(), error_N.tolist(), judged_N.tolist(), strict=True
-            )
+            places = corners(gray_HW.shape, self._size, self._overlap)
+            tiles = zip(places, score_N.tolist(), error_N.tolist(), judged_N.tolist(), strict=True)
             row["tile_errors"] = [
                 {"x": round(x / factor), "y": round(y / factor), "score": s, "reconstruction_error": e, "judged": j}
-                for y, x, s, e, j in places
+                for (y, x), s, e, j in tiles
             ]
         return row | {"status": str(Status.OK)}
 
@@ -202,17 +202,11 @@ class PhotoScorer:
         expected_HW = np.clip(np.rint(expected_HW, out=expected_HW), 0, 255)
         return expected_HW.astype(np.uint8), sigma_HW, np.array(latents, np.float32)
 
-    def _places(self, shape: tuple[int, int]) -> tuple[list[int], list[int]]:
-        """Rows and columns at which the tiles begin, row by row as `tile.cut` orders them."""
-        down, across = (starts(length, self._size, self._overlap) for length in shape)
-        return [y for y in down for _ in across], [x for _ in down for x in across]
-
     def _area(self, judged_N: Bools, shape: tuple[int, int]) -> Bools:
         """The places of the evidence that at least one judged tile covers."""
         judged_hw = np.zeros([side // STEP for side in shape], np.bool_)
-        for y, x, judged in zip(*self._places(shape), judged_N.tolist(), strict=True):
-            if judged:
-                judged_hw[y // STEP : (y + self._size) // STEP, x // STEP : (x + self._size) // STEP] = True
+        for y, x in compress(corners(shape, self._size, self._overlap), judged_N):
+            judged_hw[y // STEP : (y + self._size) // STEP, x // STEP : (x + self._size) // STEP] = True
         return judged_hw
 
 
@@ -250,8 +244,8 @@ def tile_scores(evidence_hw: Map, shape: tuple[int, int], size: int, overlap: in
     """
     side = size // STEP
     top = max(1, round(_TOP_SHARE * side**2))
-    down, across = ([start // STEP for start in starts(length, size, overlap)] for length in shape)
-    views = (evidence_hw[y : y + side, x : x + side].ravel() for y in down for x in across)
+    places = [(y // STEP, x // STEP) for y, x in corners(shape, size, overlap)]
+    views = (evidence_hw[y : y + side, x : x + side].ravel() for y, x in places)
     return np.array([np.partition(view_P, -top)[-top:].mean() for view_P in views], np.float32)
 
 
