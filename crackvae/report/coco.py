@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.compute as pc
 
 from crackvae import storage
-from crackvae.errors import InputError
 from crackvae.run import directory, finalize
 from crackvae.schema import Label
 
@@ -32,8 +31,7 @@ def write(location: str, out: str) -> tuple[int, int]:
     Raises:
         InputError: The run is not finished.
     """
-    if not directory.open_run(location).finished:
-        raise InputError(f"{location}: is not finished; run the same command again")
+    directory.open_finished(location)
     flagged = finalize.read_results(location, ["image_id", "prediction", "width", "height", "score", "p_value"])
     flagged = flagged.filter(pc.equal(flagged["prediction"], str(Label.CRACK)))
     regions: dict[str, list[dict[str, Any]]] = {}

@@ -103,7 +103,7 @@ def compare(old: str, new: str, out: str, *, radius: float | None, other_model: 
         raise InputError(f"--radius {radius:g}: must be a positive number of metres")
     if not {*storage.list_files(out)} <= {PARQUET, CSV}:
         raise RefusedError(f"{out}: holds something that is no comparison; give an empty directory")
-    old_run, new_run = _open(old), _open(new)
+    old_run, new_run = directory.open_finished(old), directory.open_finished(new)
     differs = directory.differences(_scale(old_run), _scale(new_run))
     if differs and not other_model:
         raise RefusedError(
@@ -127,13 +127,6 @@ def compare(old: str, new: str, out: str, *, radius: float | None, other_model: 
     found = Counter(table["change"].to_pylist())
     risen = [row for row in table.slice(0, _TOP).to_pylist() if row["change"] == Change.RISEN]  # they come first
     return Comparison({str(change): found[change] for change in Change}, risen, warnings)
-
-
-def _open(location: str) -> Run:
-    run = directory.open_run(location)
-    if not run.finished:
-        raise InputError(f"{location}: is not finished; run the same command again")
-    return run
 
 
 def _scale(run: Run) -> dict[str, Any]:

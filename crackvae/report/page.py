@@ -59,9 +59,7 @@ def write(location: str, *, model: str | None = None, by: pa.Table | None = None
     Raises:
         InputError: The run is not finished, or another model scored it.
     """
-    run = directory.open_run(location)
-    if not run.finished:
-        raise InputError(f"{location}: is not finished; run the same command again")
+    run = directory.open_finished(location)
     scored_by = model_of(run, model)
     metrics = summary.read(location)
     threshold = metrics["threshold"]["value"]

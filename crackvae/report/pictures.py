@@ -59,9 +59,7 @@ def draw(run_location: str, model_location: str) -> list[str]:
         InputError: The run is not finished, or another model scored it.
         ArtifactError: There is no usable model.
     """
-    run = directory.open_run(run_location)
-    if not run.finished:
-        raise InputError(f"{run_location}: is not finished; run the same command again")
+    run = directory.open_finished(run_location)
     model = artifact.load(model_location)
     if run.facts.get("model") != model.fingerprint:
         raise InputError(f"{model_location}: is not the model that scored {run_location}")

@@ -77,9 +77,7 @@ def plan(
     Raises:
         InputError: The run is not finished, or has no p-value.
     """
-    run = directory.open_run(location)
-    if not run.finished:
-        raise InputError(f"{location}: is not finished; run the same command again")
+    run = directory.open_finished(location)
     results = finalize.read_results(location, ["image_id", "uri", "score", "p_value", "width", "height"]).to_pandas()
     judged = results[results["p_value"].notna()].reset_index(drop=True)
     if judged.empty:

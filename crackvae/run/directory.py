@@ -254,6 +254,18 @@ def open_run(location: str) -> Run:
     return run
 
 
+def open_finished(location: str) -> Run:
+    """The same, of a run whose results are complete.
+
+    Raises:
+        InputError: As for `open_run`, or it is not finished.
+    """
+    run = open_run(location)
+    if not run.finished:
+        raise InputError(f"{location}: is not finished; run the same command again")
+    return run
+
+
 def read_header(location: str) -> Run:
     """Opens a run without reading its manifest, which whoever opened it before has checked.
 
