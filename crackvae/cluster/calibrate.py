@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from crackvae import storage
 from crackvae.cluster import claim, survey
@@ -21,9 +19,8 @@ from crackvae.model.artifact import Artifact, Calibration
 from crackvae.model.quantised import LARGEST
 from crackvae.run import directory, shards
 from crackvae.run.directory import Run
-from crackvae.schema import BASELINES, LOOKS, Label, Split, Status
+from crackvae.schema import Label, Split, Status
 from crackvae.statistics import calibration
-from crackvae.statistics.calibration import Normals
 from crackvae.terminal import log
 
 UNCALIBRATED = "uncalibrated"
@@ -108,30 +105,16 @@ def join(model: Artifact, run: Run, sound: pa.Table, out: str) -> Artifact:
     assert model.calibration is not None
     if next(storage.list_files(out), None) is not None:
         raise RefusedError(f"{out}: is not empty; give an empty directory for the new version of the model")
-    before = model.calibration
-    worst_tile = pc.coalesce(sound["worst_tile_score"], sound["score"])  # null where an image is one tile
-
-    def joined(old_n: NDArray[Any], new_n: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate([old_n, new_n]).astype(old_n.dtype)
-
-    normals = Normals(
-        joined(before.normals.score_n, sound["score"].to_numpy()),
-        joined(before.normals.worst_tile_n, worst_tile.to_numpy()),
-        joined(before.normals.tiles_n, sound["tiles"].fill_null(1).to_numpy()),
-    )
-    baselines, looks = (
-        {name: joined(old_n, sound[name].to_numpy()) for name, old_n in columns.items()}
-        for columns in (before.baselines, before.looks)
-    )
-    names = sound["image_id"].to_pylist()
+    added = Calibration.of(sound)
+    both = pa.concat_tables([model.calibration.as_table(), added.as_table()])
+    joined = [*model.provenance.get("calibration_joined", []), {"run": run.identity, "images": added.image_id}]
     provenance = {
         **model.provenance,
         "calibrated_model": model.fingerprint,
-        "calibration_joined": [*model.provenance.get("calibration_joined", []), {"run": run.identity, "images": names}],
+        "calibration_joined": joined,
         "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    kept = Calibration([*before.image_id, *names], baselines, looks, normals)
-    return claim.complete(replace(model, calibration=kept, provenance=provenance), out)
+    return claim.complete(replace(model, calibration=Calibration.of(both), provenance=provenance), out)
 
 
 def one_per_group(table: pa.Table) -> pa.Table:
@@ -172,13 +155,8 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     survey.score(run, shards.missing(run)[0], uncalibrated, computed_on)
     parts = pa.concat_tables([part.table for part in shards.read_parts(run, range(run.plan.shards))])
     scored = parts.filter(pc.equal(parts["status"], str(Status.OK)))
-    score_n = scored["score"].to_numpy()
-    normals = Normals.of_single_tiles(score_n)
-    if model.photographs is not None:
-        normals = Normals(score_n, scored["worst_tile_score"].to_numpy(), scored["tiles"].to_numpy())
-    calibration.threshold(score_n, scoring.alpha)
-    baselines, looks = ({name: scored[name].to_numpy() for name in names} for names in (BASELINES, LOOKS))
-    kept = Calibration(scored["image_id"].to_pylist(), baselines, looks, normals)
+    kept = Calibration.of(scored)
+    calibration.threshold(kept.normals.score_n, scoring.alpha)
     photographs = model.photographs
     if photographs is not None:
         photographs = replace(

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import safetensors.torch
 from numpy.typing import NDArray
@@ -64,6 +65,15 @@ class Calibration:
     baselines: dict[str, NDArray[np.float32]]
     looks: dict[str, NDArray[np.float32]]
     normals: Normals
+
+    @classmethod
+    def of(cls, scored: pa.Table) -> Calibration:
+        """Of rows of `as_table`, `schema.PART` or `schema.RESULTS` that have a score."""
+        worst_tile = pc.coalesce(scored["worst_tile_score"], scored["score"])  # null where an image is one tile
+        tiles_n = scored["tiles"].fill_null(1).to_numpy()
+        normals = Normals(scored["score"].to_numpy(), worst_tile.to_numpy(), tiles_n)
+        baselines, looks = ({name: scored[name].to_numpy() for name in names} for names in (BASELINES, LOOKS))
+        return cls(scored["image_id"].to_pylist(), baselines, looks, normals)
 
     def as_table(self) -> pa.Table:
         """For Parquet, in the artifact and in each of its runs."""
@@ -200,7 +210,7 @@ def load(location: str) -> Artifact:
     try:
         weights = safetensors.torch.load(files[WEIGHTS])
         history = json.loads(files[HISTORY])
-        calibration = _read_calibration(files[CALIBRATION]) if CALIBRATION in files else None
+        calibration = Calibration.of(pq.read_table(io.BytesIO(files[CALIBRATION]))) if CALIBRATION in files else None
         photographs = _read_photographs(files[PHOTOGRAPHS]) if PHOTOGRAPHS in files else None
     except (KeyError, TypeError, ValueError, SafetensorError, pa.ArrowException) as error:
         raise ArtifactError(f"{location}: is damaged: {error}") from error
@@ -247,14 +257,6 @@ def _calibration_bytes(calibration: Calibration) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(calibration.as_table(), buffer)
     return buffer.getvalue()
-
-
-def _read_calibration(data: bytes) -> Calibration:
-    table = pq.read_table(io.BytesIO(data))
-    score_n = table["score"].to_numpy()
-    normals = Normals(score_n, table["worst_tile_score"].to_numpy(), table["tiles"].to_numpy())
-    baselines, looks = ({name: table[name].to_numpy() for name in names} for names in (BASELINES, LOOKS))
-    return Calibration(table["image_id"].to_pylist(), baselines, looks, normals)
 
 
 def _photographs_bytes(photographs: Photographs) -> bytes:
