@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from ray.util.metrics import Counter, Gauge
 
+from crackvae.dataset.table_files import counts
 from crackvae.run.directory import Run
 from crackvae.run.judge import Judge
 from crackvae.schema import Label
@@ -58,7 +59,7 @@ def tell(shard: int, part: pa.Table, again_N: NDArray[np.bool_], judge: Judge | 
         clock: Of the stages.
     """
     rows = part.filter(again_N)
-    status = {str(row["values"]): row["counts"] for row in pc.value_counts(rows["status"]).to_pylist()}
+    status = counts(rows["status"])
     pixels = pc.sum(pc.multiply(rows["width"].cast("int64"), rows["height"])).as_py() or 0
     told = {"shard": shard, "files": part.num_rows, "status": status, "megapixels": pixels / 1e6}
     if judge is not None:

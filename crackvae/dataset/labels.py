@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 import pandas as pd
 import pyarrow as pa
 
+from crackvae.dataset.table_files import check_columns
 from crackvae.errors import InputError, UsageError
 from crackvae.schema import Label
 
@@ -114,10 +115,7 @@ def by_image(table: pa.Table, origin: str, column: str) -> pd.Series:
     Raises:
         InputError: A column is missing, a value means no label, an image has two labels, or none has any.
     """
-    for name in ("image_id", column):
-        if table.schema.names.count(name) != 1:
-            found = ", ".join(map(repr, table.schema.names))
-            raise InputError(f"{origin}: needs one column {name!r}; found {found}")
+    check_columns(table, ("image_id", column), origin)
     values = from_column(table[column].to_pylist(), origin, VOCABULARY)
     image_id = [name if name is None else str(name) for name in table["image_id"].to_pylist()]
     frame = pd.DataFrame({"image_id": image_id, "label": [v and str(v) for v in values]}, dtype=object)

@@ -52,7 +52,7 @@ class Summary:
 
     images: int = 0
     bytes: int = 0
-    labels: dict[str, int] = field(default_factory=dict)
+    labels: Counter[str] = field(default_factory=Counter)
     splits: set[str] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)
     unlisted: int = 0
@@ -64,9 +64,7 @@ class Summary:
         self.images += table.num_rows
         self.bytes += pc.sum(table["size"]).as_py() or 0
         self.splits |= {*pc.unique(table["split"].drop_null()).to_pylist()}
-        for row in pc.value_counts(table["label"]).to_pylist():
-            name = str(row["values"] or "unlabelled")
-            self.labels[name] = self.labels.get(name, 0) + row["counts"]
+        self.labels.update({label or "unlabelled": n for label, n in table_files.counts(table["label"]).items()})
 
     def lines(self) -> list[str]:
         """For people."""
@@ -173,7 +171,7 @@ class _Spool:
                 for group in range(file.num_row_groups):
                     table = file.read_row_group(group)
                     if label is not None:
-                        of_all = pa.repeat(pa.scalar(label), table.num_rows)
+                        of_all = pa.repeat(label, table.num_rows)
                         table = table.set_column(table.schema.get_field_index("label"), "label", of_all)
                     yield table.cast(MANIFEST)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -69,6 +70,19 @@ def read_blocks(location: str, columns: Iterable[str]) -> Iterator[pa.Table]:
             batches = pq.ParquetFile(stream).iter_batches(_BLOCK_ROWS, columns=names)
         for batch in batches:
             yield _checked(pa.Table.from_batches([batch]))
+
+
+def check_columns(table: pa.Table, names: Iterable[str], location: str) -> None:
+    """Raises InputError where a table has not each of these columns once."""
+    for name in names:
+        if table.schema.names.count(name) != 1:
+            found = ", ".join(map(repr, table.schema.names))
+            raise InputError(f"{location}: needs one column {name!r}; found {found}")
+
+
+def counts(column: pa.ChunkedArray) -> dict[Any, int]:
+    """How often each value is there."""
+    return {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
 
 
 def _is_csv(location: str) -> bool:

@@ -131,10 +131,7 @@ def decide(location: str, decisions: str) -> Decided:
 def _read(location: str, known: set[str], run: str) -> pd.Series:
     columns, allowed = ("image_id", "decision"), ", ".join(Decision)
     table = table_files.read_csv(location, (*columns, "note"))
-    for name in columns:
-        if table.schema.names.count(name) != 1:
-            found = ", ".join(map(repr, table.schema.names))
-            raise InputError(f"{location}: needs one column {name!r}; found {found}")
+    table_files.check_columns(table, columns, location)
     made: dict[str, str] = {}
     first: dict[str, int] = {}
     for row, values in enumerate(zip(*(table[name].to_pylist() for name in columns), strict=True), 1):

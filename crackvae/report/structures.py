@@ -90,10 +90,7 @@ def read(location: str) -> pa.Table:
         InputError: The file cannot be read, lacks a column or a value, or has a pattern twice.
     """
     found = table_files.read_csv(location, TABLE.names)
-    for name in TABLE.names:
-        if found.schema.names.count(name) != 1:
-            columns = ", ".join(map(repr, found.schema.names))
-            raise InputError(f"{location}: needs one column {name!r}; found {columns}")
+    table_files.check_columns(found, TABLE.names, location)
     table = pa.table([found[name].fill_null("") for name in TABLE.names], schema=TABLE)
     if not table.num_rows:
         raise InputError(f"{location}: has no row; give each structure at least one pattern")

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crackvae import storage
+from crackvae.dataset.table_files import counts
 from crackvae.errors import InputError, RefusedError
 from crackvae.run.directory import LOCK
 from crackvae.schema import LISTING, RESULTS, SNAPSHOT, Change, Label, Status
@@ -131,7 +132,7 @@ def differences(listing: pa.Table, before: pa.Table) -> dict[str, int]:
         "returned": pc.and_(pc.invert(before["present"]), pc.is_valid(at_K)),
         "touched": pc.and_(pc.equal(now["change"], str(Change.SAME)), moved_K),
     }
-    changes = Counter({row["values"]: row["counts"] for row in pc.value_counts(listing["change"]).to_pylist()})
+    changes = Counter(counts(listing["change"]))
     told = {str(change): changes[str(change)] for change in Change if change is not Change.SAME}
     return {"listed": listing.num_rows} | told | {name: pc.sum(mask).as_py() or 0 for name, mask in masks.items()}
 
@@ -179,7 +180,7 @@ def write(root: str, night: str, listing: pa.Table, before: Record | None, resul
             total["photographs"] += block.num_rows
             total["present"] += pc.sum(block["present"]).as_py()
             total["flagged"] += pc.sum(pc.equal(block["prediction"], str(Label.CRACK))).as_py() or 0
-            status.update({row["values"]: row["counts"] for row in pc.value_counts(block["status"]).to_pylist()})
+            status.update(counts(block["status"]))
     return {**total, "status": dict(sorted(status.items()))}
 
 

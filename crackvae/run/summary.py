@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crackvae import storage
+from crackvae.dataset.table_files import counts
 from crackvae.run.judge import Judge
 from crackvae.schema import BASELINES, LOOKS, EvaluationSet, Label, Status
 from crackvae.statistics import drift, intervals, metrics, quantiles
@@ -49,9 +50,9 @@ class Summary:
     def add(self, results: pa.Table) -> None:
         """Takes more rows of `schema.RESULTS`."""
         self._rows += results.num_rows
-        self.status.update(_counts(results["status"]))
+        self.status.update(counts(results["status"]))
         scored = results.filter(pc.is_valid(results["score"]))
-        self._predicted.update(_counts(scored["prediction"]))
+        self._predicted.update(counts(scored["prediction"]))
         self._scores.add(scored["score"].to_numpy())
         # The calibration has sound images only: an evaluation set is half of cracked ones.
         sound = scored.filter(pc.not_equal(scored["label"], str(Label.CRACK)).fill_null(True))
@@ -121,13 +122,9 @@ def read(location: str) -> dict[str, Any]:
 
 def failed_fraction(summary: Mapping[str, Any]) -> float:
     """Share of the files that could not be read; those that one cannot judge were."""
-    counts = summary["counts"]
-    read = sum(counts["status"].get(str(status), 0) for status in (Status.OK, Status.CANNOT_JUDGE))
-    return float(counts["files"] - read) / float(counts["files"])
-
-
-def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    return {row["values"]: row["counts"] for row in pc.value_counts(column).to_pylist()}
+    files, status = summary["counts"]["files"], summary["counts"]["status"]
+    read = sum(status.get(str(name), 0) for name in (Status.OK, Status.CANNOT_JUDGE))
+    return float(files - read) / float(files)
 
 
 def _set_metrics(rows: pd.DataFrame, judge: Judge) -> dict[str, Any]:
