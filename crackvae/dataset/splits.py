@@ -51,46 +51,38 @@ def plan(
         InputError: More external images are asked for than there are, or train or val is left
             without a normal.
     """
-    size = {
-        label: Counter(group for group, found in zip(groups, labels, strict=True) if found == label) for label in Label
-    }
-    normal_total, crack_total = size[Label.NORMAL].total(), size[Label.CRACK].total()
-    if not normal_total:
+    normals, cracks = (
+        Counter(group for group, found in zip(groups, labels, strict=True) if found == label) for label in Label
+    )
+    if not normals:
         raise InputError("no image is labelled normal; name the folder with --normal NAME")
-
-    external = _count("--external-crack", external_crack, crack_total)
-    val = round(CRACK_VAL_SHARE * (crack_total - external))
-    split = _cut(
-        size[Label.CRACK],
-        {Split.EXTERNAL: external, Split.VAL: val, Split.TEST: crack_total - external - val},
-        seed,
-    )
-
-    external = _count("--external-normal", external_normal, normal_total)
-    train = round(TRAIN_SHARE * (normal_total - external))
-    val = round(VAL_SHARE * (normal_total - external))
-    wanted = Counter(
-        {
-            Split.EXTERNAL: external,
-            Split.TRAIN: train,
-            Split.VAL: val,
-            Split.TEST: normal_total - external - train - val,
-        }
-    )
+    of_cracks = _sizes("--external-crack", external_crack, cracks.total(), {Split.VAL: CRACK_VAL_SHARE})
+    split = _cut(cracks, of_cracks, seed)
+    shares = {Split.TRAIN: TRAIN_SHARE, Split.VAL: VAL_SHARE}
+    of_normals = _sizes("--external-normal", external_normal, normals.total(), shares)
     # Normals that went with a crack of their group are already placed.
-    placed = Counter({group: n for group, n in size[Label.NORMAL].items() if group in split})
+    placed = Counter({group: n for group, n in normals.items() if group in split})
+    left = Counter(of_normals)
     for group, count in placed.items():
-        wanted[split[group]] -= count
-    split |= _cut(size[Label.NORMAL] - placed, wanted, seed)
+        left[split[group]] -= count
+    split |= _cut(normals - placed, left, seed)
 
     result = [None if label is None else split[group] for group, label in zip(groups, labels, strict=True)]
     for name in (Split.TRAIN, Split.VAL):
         if (Label.NORMAL, name) not in zip(labels, result, strict=True):
             raise InputError(
-                f"{normal_total - external} normals that are not external are too few: "
+                f"{normals.total() - of_normals[Split.EXTERNAL]} normals that are not external are too few: "
                 f"none is left for {name}; add normals or lower --external-normal"
             )
     return list(result)
+
+
+def _sizes(option: str, external: float, available: int, shares: Mapping[Split, float]) -> dict[Split, int]:
+    """Images wanted for each split: what is not external goes by shares, and the rest of it to test."""
+    size = {Split.EXTERNAL: _count(option, external, available)}
+    inside = available - size[Split.EXTERNAL]
+    size |= {name: round(share * inside) for name, share in shares.items()}
+    return {**size, Split.TEST: available - sum(size.values())}
 
 
 def _count(option: str, wanted: float, available: int) -> int:
