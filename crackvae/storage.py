@@ -15,8 +15,8 @@ import secrets
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -178,23 +178,17 @@ def list_remote(location: str) -> Iterator[tuple[str, fs.FileInfo]]:
         entries = [info for info in listed(root, True) if info.is_file]  # keys with empty parts are no folders
     with ThreadPoolExecutor(_LISTERS) as pool:
         try:
-            left = iter(entries)
-            ahead = deque((info, _later(pool, info, listed)) for info in islice(left, _LISTERS))
-            while ahead:
-                info, later = ahead.popleft()
-                ahead.extend((info, _later(pool, info, listed)) for info in islice(left, 1))
-                for found in (info,) if later is None else later.result():
-                    if found.is_file:
-                        yield str(found.path)[len(before) :], found
+            later = (pool.submit(listed, info.path, True) for info in entries if not info.is_file)
+            ahead = deque(islice(later, _LISTERS))
+            for info in entries:
+                found = [info]
+                if not info.is_file:
+                    inside = ahead.popleft()
+                    ahead.extend(islice(later, 1))  # asked for before this one is waited for
+                    found = inside.result()
+                yield from ((str(file.path)[len(before) :], file) for file in found if file.is_file)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _later(
-    pool: ThreadPoolExecutor, info: fs.FileInfo, listed: Callable[[str, bool], list[fs.FileInfo]]
-) -> Future[list[fs.FileInfo]] | None:
-    """What is in a folder, once it is known."""
-    return None if info.is_file else pool.submit(listed, info.path, True)
 
 
 def remove(location: str) -> None:
