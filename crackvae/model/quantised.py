@@ -84,9 +84,10 @@ class QuantisedVAE:
         self._to_mu = _layer(to_mu_ZF, network.to_mu.bias, scales[-1], None)
         self._from_z = _layer(from_z_FZ, bias_F, self._mu_scale, z_scale)
         scales = [z_scale, *(_Scale(next(largest) / 255, 0) for _ in ups[1:])]
+        biases = [cast(Tensor, up.bias).repeat(len(PHASES)) for up in ups]
         self._ups = [
-            _layer(phase_kernels(up.weight), _repeated(up.bias), scale, after, relu=after is not None)
-            for up, scale, after in zip(ups, scales, [*scales[1:], None], strict=True)
+            _layer(phase_kernels(up.weight), bias, scale, after, relu=after is not None)
+            for up, bias, scale, after in zip(ups, biases, scales, [*scales[1:], None], strict=True)
         ]
 
     def reconstruct(self, tile_BHW: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -145,11 +146,6 @@ def _layer(
     zero_K = torch.zeros(len(step_K), dtype=torch.int64)
     assert bias is not None
     return _Layer(packed, step_K, zero_K, bias.detach(), before, after, relu, 0 if is_linear else stride)
-
-
-def _repeated(bias: Tensor | None) -> Tensor:
-    assert bias is not None
-    return bias.repeat(len(PHASES))
 
 
 def _interleaved(y_BKhw: Tensor) -> Tensor:
