@@ -176,15 +176,11 @@ def reported_sets(metrics: Mapping[str, Any]) -> list[str]:
     return [name for name in sets if name != EvaluationSet.ALL] or sets
 
 
-def score_name(metrics: Mapping[str, Any]) -> str:
-    """The name of the score that a run is judged by."""
-    return str(metrics["threshold"]["score"])
-
-
 def scorecards(metrics: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
     """The metrics of a set, by the name of the score: the model's, then those of the baselines."""
     card = metrics["sets"][name]
-    return {score_name(metrics): card} | {_BASELINES[name]: other for name, other in card["baselines"].items()}
+    baselines = {_BASELINES[name]: other for name, other in card["baselines"].items()}
+    return {metrics["threshold"]["score"]: card, **baselines}
 
 
 def interval(metric: Mapping[str, float | None], sign: str = "") -> str:
