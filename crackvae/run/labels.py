@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,9 +34,8 @@ def keep(run: Run, labels: pd.Series, origin: str) -> None:
             f"{origin}: {len(unknown):,} of {len(labels):,} images are not in {run.location}, first {unknown[0]!r}; "
             "give each its image_id, as in results.csv"
         )
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"image_id": labels.index.tolist(), "label": labels.tolist()}), buffer)
-    storage.write_bytes(run.path(LABELS), buffer.getvalue())
+    with storage.writing(run.path(LABELS)) as stream:
+        pq.write_table(pa.table({"image_id": labels.index.tolist(), "label": labels.tolist()}), stream)
 
 
 def read(run: Run) -> pd.Series | None:
