@@ -10,15 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-    PercentFormatter,
-    StrMethodFormatter,
-)
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from crackvae.report import tables
@@ -75,7 +67,7 @@ def scores(scored: pa.Table, threshold: Mapping[str, Any], size: Size = (9, 4.6)
         axes.set_ylim(bottom=0.7)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set(
         xscale="log", xlim=(edges[0], edges[-1]), ylabel="images per bin",
         xlabel=f"score: {_MEANING[threshold['score']]} (logarithmic)",
@@ -131,7 +123,7 @@ def roc(scored: pa.Table, metrics: Mapping[str, Any]) -> Figure:
         axes.grid(alpha=0.3)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     whole.xaxis.set_major_formatter(PercentFormatter(1))
-    zoom.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:g}%"))
+    zoom.xaxis.set_major_formatter(_percent)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
@@ -163,7 +155,7 @@ def with_bands(curves: Mapping[str, Curve], size: Size) -> tuple[Figure, Figure]
                  ylabel="recall: share of cracks called crack", title="Cracks found against false alarms")  # fmt: skip
     pr_axes.set(xlabel="recall: share of cracks called crack", ylabel="precision: share of flags that are cracks",
                 title="Precision against recall", xlim=(0, 1.01))  # fmt: skip
-    roc_axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:g}%"))
+    roc_axes.xaxis.set_major_formatter(_percent)
     pr_axes.xaxis.set_major_formatter(PercentFormatter(1))
     for axes, figure in zip((roc_axes, pr_axes), figures, strict=True):
         axes.set_ylim(top=1.01)
@@ -199,7 +191,7 @@ def p_values(p_N: NDArray[np.float64], calibration_normals: int, alpha: float, s
     axes.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(bottom, 1.1), xlabel="p",
              ylabel="share of normals with at most this p", title="Are the p-values what they say?")  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda share, _: f"{share * 100:g}%"))
+        axis.set_major_formatter(_percent)
         axis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2)
@@ -232,10 +224,14 @@ def training(history: Sequence[Mapping[str, float]], size: Size = (10, 4)) -> Fi
     return figure
 
 
+def _percent(share: float, _: float) -> str:
+    return f"{share * 100:g}%"
+
+
 def _label_plainly(axis: Axis, steps: Sequence[float]) -> None:
     """Labels a logarithmic axis that may span less than a decade, at these steps of each."""
     axis.set_major_locator(LogLocator(subs=steps))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 
 
