@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,13 +16,10 @@ from crackvae.config import ImageConfig
 from crackvae.dataset import leakage, splits, twins
 from crackvae.dataset.leakage import Leakage
 from crackvae.dataset.sources import Reader
-from crackvae.dataset.tiles import hash_content
+from crackvae.dataset.tiles import hash_content, of_each
 from crackvae.errors import ImageError, InputError
 from crackvae.images.decode import decode
 from crackvae.schema import MANIFEST, Status
-from crackvae.terminal import progress
-
-_CHUNK = 64  # images a thread takes at a time: enough to read an archive mostly in its order
 
 
 @dataclass(frozen=True)
@@ -118,29 +113,19 @@ def _read(
 ) -> tuple[NDArray[np.float32], list[str | None], list[Status]]:
     """Thumbnail vector_ND, content hash and status of each image; zeros where one failed."""
     limits = ImageConfig()
-    local = threading.local()
     vector_ND = np.zeros((len(uris), twins.THUMBNAIL**2), np.float32)
     hashes: list[str | None] = [None] * len(uris)
     statuses = [Status.OK] * len(uris)
 
-    def read(start: int) -> int:
-        if not hasattr(local, "reader"):
-            local.reader = Reader()
-        stop = min(start + _CHUNK, len(uris))
-        for row in range(start, stop):
-            try:
-                data = local.reader.read(uris[row], limits.max_megabytes * 10**6)
-                hashes[row] = hash_content(data)
-                gray_HW = decode(data, min_side=limits.min_side, max_megapixels=limits.max_megapixels).gray_HW
-                vector_ND[row] = twins.thumbnail_vector(gray_HW)
-            except ImageError as error:
-                statuses[row] = error.status
-        return stop - start
+    def read(reader: Reader, row: int) -> None:
+        try:
+            data = reader.read(uris[row], limits.max_megabytes * 10**6)
+            hashes[row] = hash_content(data)
+            gray_HW = decode(data, min_side=limits.min_side, max_megapixels=limits.max_megapixels).gray_HW
+            vector_ND[row] = twins.thumbnail_vector(gray_HW)
+        except ImageError as error:
+            statuses[row] = error.status
 
-    with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        progress("reading", len(uris), "images") as advance,
-    ):
-        for count in pool.map(read, range(0, len(uris), _CHUNK)):
-            advance(count)
+    for _ in of_each(read, range(len(uris)), len(os.sched_getaffinity(0)), "images"):
+        pass
     return vector_ND, hashes, statuses

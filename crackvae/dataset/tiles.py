@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 from crackvae.config import ImageConfig
 from crackvae.dataset.sources import Reader
@@ -16,7 +17,8 @@ from crackvae.images.tile import darkness, line_filter, to_tile
 from crackvae.schema import Status
 from crackvae.terminal import progress
 
-_READERS, _CHUNK = 8, 64  # threads, and files that each takes at a time: an archive is read mostly in its order
+_READERS, _CHUNK = 8, 64  # threads, and files that each takes at a time
+_T = TypeVar("_T")
 
 
 def read_image(
@@ -80,19 +82,25 @@ def hash_content(data: bytes) -> str:
 def hash_files(uris: Sequence[str], max_bytes: int) -> list[str | None]:
     """`hash_content` of files, None where one cannot be read."""
 
-    def read(start: int) -> list[str | None]:
-        with Reader() as reader:
-            return [hashed(reader, uri) for uri in uris[start : start + _CHUNK]]
-
     def hashed(reader: Reader, uri: str) -> str | None:
         try:
             return hash_content(reader.read(uri, max_bytes))
         except ImageError:
             return None
 
-    found: list[str | None] = []
-    with ThreadPoolExecutor(_READERS) as pool, progress("reading", len(uris), "files") as advance:
-        for hashes in pool.map(read, range(0, len(uris), _CHUNK)):
-            found += hashes
-            advance(len(hashes))
-    return found
+    return list(of_each(hashed, uris, _READERS, "files"))
+
+
+def of_each(act: Callable[[Reader, Any], _T], files: Sequence[Any], threads: int, unit: str) -> Iterator[_T]:
+    """What `act` makes of each file. A thread takes neighbours: an archive is read mostly in its order."""
+    local = threading.local()
+
+    def read(start: int) -> list[_T]:
+        if not hasattr(local, "reader"):
+            local.reader = Reader()
+        return [act(local.reader, file) for file in files[start : start + _CHUNK]]
+
+    with ThreadPoolExecutor(threads) as pool, progress("reading", len(files), unit) as advance:
+        for made in pool.map(read, range(0, len(files), _CHUNK)):
+            advance(len(made))
+            yield from made
