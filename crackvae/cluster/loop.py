@@ -66,21 +66,17 @@ def train_worker(options: dict[str, Any]) -> None:
             progress goes to.
     """
     config = configuration.parse(options["config"], "training")
-    world, rank = (
-        ray.train.get_context().get_world_size(),
-        ray.train.get_context().get_world_rank(),
-    )
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, cores // ray.train.get_context().get_local_world_size()))
+    context = ray.train.get_context()
+    world, rank = context.get_world_size(), context.get_world_rank()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     torch.manual_seed(config.training.seed)
     network = artifact.build_network(config)
     if options["start_from"]:
         network.load_state_dict(artifact.load(options["start_from"]).network().state_dict())
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
-    history = _restore(network, optimiser)
     device = ray.train.torch.get_device()
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _move(optimiser, device)
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
+    history = _restore(network, optimiser)
     wrapped = ray.train.torch.prepare_model(network)
     tiles = ray.train.get_dataset_shard("train")
     val_tiles = ray.train.get_dataset_shard("val")
@@ -204,11 +200,3 @@ def _restore(network: ConvVAE, optimiser: torch.optim.Adam) -> list[Record]:
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
     return saved.history
-
-
-def _move(optimiser: torch.optim.Adam, device: torch.device) -> None:
-    """Moves the moments to where the weights went; step counts stay on the CPU."""
-    for slots in optimiser.state.values():
-        for key, value in slots.items():
-            if key != "step":
-                slots[key] = value.to(device)
