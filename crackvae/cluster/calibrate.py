@@ -38,14 +38,8 @@ def recalibrate(
 ) -> Artifact:
     """Gives a model another calibration; weights and what is judged stay. The same call goes on after a kill.
 
-    Args:
-        model: Location of the model artifact.
-        sources: Sound images that it was not trained on. What is labelled a crack is left out.
-        out: Directory of the new artifact.
-        normal: Folder names that mean normal, instead of the common ones.
-        crack: Folder names that mean crack, instead of the common ones.
-        label_column: The column of a table that holds labels.
-        device: `cpu`, `cuda` or `auto`.
+    Arguments are those of `scoring.score`: sources are sound images that the model was not trained on, of which
+    what is labelled a crack is left out, and out is the directory of the new artifact.
 
     Raises:
         InputError: There are too few sound images for the model's alpha.
@@ -60,15 +54,7 @@ def recalibrate(
             f"{', '.join(sources)}: holds images of the split train, for training only or selected by their "
             "scores; calibrate with others, drawn at random"
         )
-    sound = table.filter(pc.not_equal(table["label"], str(Label.CRACK)).fill_null(True))
-    if sound.num_rows < table.num_rows:
-        log.warning("%d images labelled crack are left out", table.num_rows - sound.num_rows)
-    grouped = splitting.group(sound)
-    readable = grouped.table.filter(pa.array([status == Status.OK for status in grouped.statuses]))
-    failed = sound.num_rows - readable.num_rows
-    if failed:
-        log.warning("%d of %d images cannot be read and are left out", failed, sound.num_rows)
-    kept = one_per_group(readable)
+    kept, left_out = _sound(table)
     calibration.threshold(np.zeros(kept.num_rows), base.config.scoring.alpha)  # fails now, not after scoring
     facts = {
         "config": base.provenance.get("config"),
@@ -82,12 +68,26 @@ def recalibrate(
     provenance = {
         **made.provenance,
         **facts,
-        "calibration_failed_images": failed,
-        "calibration_twins_left_out": readable.num_rows - kept.num_rows,
+        **left_out,
         "calibration_joined": [],
         "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return claim.complete(replace(made, provenance=provenance), out)
+
+
+def _sound(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+    """The images of a manifest that can calibrate, one of each twin group; and for the provenance, what cannot."""
+    sound = table.filter(pc.not_equal(table["label"], str(Label.CRACK)).fill_null(True))
+    if sound.num_rows < table.num_rows:
+        log.warning("%d images labelled crack are left out", table.num_rows - sound.num_rows)
+    grouped = splitting.group(sound)
+    readable = grouped.table.filter(pa.array([status == Status.OK for status in grouped.statuses]))
+    failed = sound.num_rows - readable.num_rows
+    if failed:
+        log.warning("%d of %d images cannot be read and are left out", failed, sound.num_rows)
+    kept = one_per_group(readable)
+    twins = readable.num_rows - kept.num_rows
+    return kept, {"calibration_failed_images": failed, "calibration_twins_left_out": twins}
 
 
 def join(model: Artifact, run: Run, sound: pa.Table, out: str) -> Artifact:
