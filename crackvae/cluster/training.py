@@ -32,7 +32,7 @@ from crackvae.dataset.decoder import Decoder
 from crackvae.errors import CrackvaeError, InputError, TooManyFailedError, UsageError
 from crackvae.images.decode import Gray
 from crackvae.model import artifact, photograph
-from crackvae.model.artifact import Artifact, Photographs
+from crackvae.model.artifact import Artifact
 from crackvae.model.backend import Backend
 from crackvae.model.quantised import LARGEST, largest_activations
 from crackvae.schema import Label, Split
@@ -113,12 +113,7 @@ def train(
             "crackvae": crackvae.__version__,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        model = Artifact(config, trained.weights, None, trained.history, provenance)
-        some_BHW = torch.from_numpy(np.stack([row["tile"] for row in tiles.take(_QUANTISED_TILES)]))
-        largest_L = largest_activations(model.network(), some_BHW)
-        model = replace(model, weights={**model.weights, LARGEST: largest_L})
-        if config.image.tiling == "native":
-            model = replace(model, photographs=_learn_photographs(model, tiles, train_rows))
+        model = _learn(Artifact(config, trained.weights, None, trained.history, provenance), tiles, train_rows)
         model = calibrate(model, val_rows, storage.join(out, claim.WORK), device)
     return claim.complete(model, out)
 
@@ -142,12 +137,16 @@ def _decide_tiling(config: Config, rows: pa.Table) -> Config:
     return decided
 
 
-def _learn_photographs(model: Artifact, tiles: ray.data.Dataset, rows: pa.Table) -> Photographs:
-    """What photographs are judged by, from the training images, so that the calibration ones stay unseen."""
+def _learn(model: Artifact, tiles: ray.data.Dataset, rows: pa.Table) -> Artifact:
+    """Adds the scales of int8, and what photographs are judged by: of training images, so that others stay unseen."""
+    some_BHW = torch.from_numpy(np.stack([row["tile"] for row in tiles.take(_QUANTISED_TILES)]))
+    model = replace(model, weights={**model.weights, LARGEST: largest_activations(model.network(), some_BHW)})
+    if model.config.image.tiling != "native":
+        return model
     known = tiles.select_columns(["feature", "mm_per_pixel"]).to_pandas()
     pitch = known["mm_per_pixel"].max()
     learnt = domain.fit(np.stack(known["feature"].to_list()), None if np.isnan(pitch) else float(pitch))
-    return photograph.learn(model, learnt, list(_windows(rows, model.config)))
+    return replace(model, photographs=photograph.learn(model, learnt, list(_windows(rows, model.config))))
 
 
 def _windows(rows: pa.Table, config: Config) -> Iterator[Gray]:
