@@ -11,6 +11,7 @@ from scipy.ndimage import map_coordinates
 from scipy.signal import peak_widths
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
+from skimage.graph import pixel_graph
 from skimage.morphology import remove_small_holes, skeletonize
 
 from crackvae.images.decode import Gray
@@ -109,16 +110,7 @@ def _depth(inside_hw: Gray) -> Map:
 
 def _tree(skeleton_hw: Bools) -> csr_array:
     """tree_NN of the pixels of a skeleton, row by row: the symmetric distances between neighbours."""
-    count = np.count_nonzero(skeleton_hw)
-    index_hw = np.full(skeleton_hw.shape, -1, np.int32)
-    index_hw[skeleton_hw] = np.arange(count)
-    index_hw = np.pad(index_hw, 1, constant_values=-1)
-    y_N, x_N = np.nonzero(index_hw >= 0)
-    steps = np.array([(0, 1), (1, 0), (1, 1), (1, -1)])
-    end_4N = np.stack([index_hw[y_N + dy, x_N + dx] for dy, dx in steps])
-    step_E, start_E = np.nonzero(end_4N >= 0)
-    distance_E = np.linalg.norm(steps, axis=1)[step_E]
-    graph = csr_array((distance_E, (start_E, end_4N[step_E, start_E])), shape=(count, count))
+    graph, _ = pixel_graph(skeleton_hw, connectivity=2, sparse_type="array")  # type: ignore[no-untyped-call]
     tree = minimum_spanning_tree(graph)
     return csr_array(tree + tree.T)
 
