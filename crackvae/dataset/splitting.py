@@ -43,13 +43,7 @@ def split(table: pa.Table, *, external_normal: float = 0.25, external_crack: flo
     """Splits a labelled manifest by the reference plan; no group crosses a split.
 
     A `group` that the manifest brings along (the photograph of a crop, say) is kept together as
-    twins are. Images that cannot be decoded get no split.
-
-    Args:
-        table: The manifest.
-        external_normal: Share (float) or number (int) of normals in the external set.
-        external_crack: The same for cracks.
-        seed: Another seed, another order of the groups.
+    twins are. Images that cannot be decoded get no split. Options are those of `splits.plan`.
 
     Raises:
         InputError: There are no normals, too few of something, or no readable image.

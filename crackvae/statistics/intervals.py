@@ -133,13 +133,7 @@ def bands(
 ) -> Bands:
     """Both curves, resampled as by `bootstrap`; arguments as there, and both labels must be present.
 
-    Args:
-        score_N: One real number per image.
-        is_crack_N: Its label.
-        group_N: Integers or strings.
-        resamples: How often the groups are drawn.
-        seed: Equal seeds draw equal groups.
-        level: The share of the resamples that lies inside the interval, at each point by itself.
+    A share `level` of the resamples lies inside the interval, at each point by itself.
     """
     ranking = Ranking(score_N, is_crack_N, np.inf)
     fpr_G = np.geomspace(1 / np.count_nonzero(~is_crack_N), 1, 100)
