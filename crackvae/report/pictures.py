@@ -90,7 +90,7 @@ def draw(run_location: str, model_location: str) -> list[str]:
         images = {f"photographs/{name}": data for name, data in drawn} | images
     folder = run.path(directory.FIGURES)
     for name, data in images.items():
-        storage.write_bytes(storage.join(folder, *name.split("/")), data)
+        storage.write_bytes(storage.join(folder, name), data)
     return [storage.join(folder, name) for name in images]
 
 

@@ -77,7 +77,7 @@ def _altered(run: Run) -> Iterator[str]:
     found = [f"{folder}/{name}" for folder in finalize.tables(run) for name in storage.list_files(run.path(folder))]
     for name in sorted({*finalize.success_files(found), *hashes}):
         try:
-            sha = storage.sha256(storage.join(run.location, *name.split("/")))
+            sha = storage.sha256(run.path(name))
         except OSError:
             yield f"{name}: is missing"
             continue

@@ -110,7 +110,7 @@ class Run:
         return Plan(self.path(PLAN))
 
     def path(self, name: str) -> str:
-        """Where a file of the run lies."""
+        """Where a file of the run lies; its name may be a path below the directory."""
         return storage.join(self.location, name)
 
     @property

@@ -67,7 +67,7 @@ def finalize(run: Run) -> dict[str, Any]:
     content = total.as_dict(decides)
     text = json.dumps(content, indent=1, allow_nan=False)
     storage.write_bytes(run.path(summary.METRICS), text.encode())
-    files = {name: storage.sha256(storage.join(run.location, *name.split("/"))) for name in success_files(written)}
+    files = {name: storage.sha256(run.path(name)) for name in success_files(written)}
     success = {"identity": run.identity, "files": files}
     storage.write_bytes(run.path(directory.SUCCESS), json.dumps(success, indent=1).encode())
     return content

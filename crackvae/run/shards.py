@@ -89,7 +89,7 @@ def part_name(number: int, attempt: int = 0) -> str:
 
 def part_location(run_location: str, name: str) -> str:
     """Where a file below parts/ lies."""
-    return storage.join(run_location, PARTS, *name.split("/"))
+    return storage.join(run_location, PARTS, name)
 
 
 def write_part(run_location: str, identity: str, work: Work, table: pa.Table) -> None:
