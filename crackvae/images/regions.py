@@ -127,9 +127,7 @@ def _region(
     inside_hw = (label_HW[top : y + height + margin, left : x + width + margin] == label).astype(np.uint8)
     contours, _ = cv2.findContours(inside_hw, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(left, top))
     outline, tolerance_px = max(contours, key=len), 1.0
-    ring = cv2.approxPolyDP(outline, tolerance_px, closed=True)
-    while len(ring) > _MAX_POINTS:
+    while len(ring := cv2.approxPolyDP(outline, tolerance_px, closed=True)) > _MAX_POINTS:
         tolerance_px *= 1.5
-        ring = cv2.approxPolyDP(outline, tolerance_px, closed=True)
     line = lines.measure(gray_HW, background_HW, inside_hw, (top, left))
     return Region(x, y, width, height, ring[:, 0].tolist(), area, peak, line is not None, *(line or (None, None)))
