@@ -131,18 +131,17 @@ def worker_pool(most: int, now: int, *, ahead: bool = False) -> ray.data.ActorPo
 
 def gpus() -> int:
     """GPUs of the cluster, or of this machine."""
-    if is_local():
-        return torch.cuda.device_count()
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get("GPU", 0))
+    return torch.cuda.device_count() if is_local() else _of_cluster("GPU")
 
 
 def cpus() -> int:
     """Processors of the cluster, or of this machine."""
-    if is_local():  # Ray was told of one more
-        return cores()
+    return cores() if is_local() else _of_cluster("CPU")  # here, Ray was told of one more
+
+
+def _of_cluster(kind: str) -> int:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get("CPU", 0))
+    return int(resources.get(kind, 0))
 
 
 def sharers_of_gpu() -> int:
