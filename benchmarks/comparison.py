@@ -97,7 +97,7 @@ def resampled(frame: pd.DataFrame, score: str) -> Resampled:
 
 def shown(metric: Interval, sign: str = "") -> str:
     """A metric with its interval."""
-    return interval({"value": metric.value, "low": metric.low, "high": metric.high}, sign)
+    return interval({"value": metric.value, "low": metric.low, "high": metric.high}, f"{sign}.4f")
 
 
 def beside(frame: pd.DataFrame, first: str, others: Sequence[str]) -> str:

@@ -157,19 +157,14 @@ def _expected(metrics: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """Precision to expect where so many of the images are cracked, by what the recall is taken from."""
     made = []
     for name in tables.reported_sets(metrics):
-        card = metrics["sets"][name]
-        keys = [f"precision_at_1_in_{round(1 / prevalence)}" for prevalence in PREVALENCES]
-        if card[keys[0]]["value"] is not None:
+        found = [metrics["sets"][name][f"precision_at_1_in_{round(1 / prevalence)}"] for prevalence in PREVALENCES]
+        if found[0]["value"] is not None:
             label = "labelled images" if name == EvaluationSet.ALL else f"{name} set"
-            made.append((f"at the recall and false alarms of the {label}", [_share(card[key]) for key in keys]))
+            shares = [tables.interval(precision, ".1%") for precision in found]
+            made.append((f"at the recall and false alarms of the {label}", shares))
     rate = metrics["threshold"]["false_alarm_rate"]["expected"]
     best = [f"{float(expected_precision(rate, 1.0, prevalence)):.1%}" for prevalence in PREVALENCES]
     return [*made, (f"at most, if every crack is flagged, at {rate:.1%} false alarms", best)]
-
-
-def _share(metric: dict[str, float | None]) -> str:
-    value, low, high = metric["value"], metric["low"], metric["high"]
-    return f"{value:.1%}" + ("" if low is None or high is None else f" [{low:.1%}, {high:.1%}]")
 
 
 def _cards(gallery: Gallery, pictures: dict[int, Triptych], regions: Regions) -> list[dict[Any, Any]]:

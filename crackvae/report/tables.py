@@ -78,7 +78,7 @@ def set_table(metrics: Mapping[str, Any], name: str) -> tuple[list[str], list[li
         rows.append([_NAMES[metric]])
         for card in cards.values():
             ahead = card.get("model_is_ahead_by")
-            rows[-1] += [interval(card[metric]), *([interval(ahead[metric], "+")] if ahead else [])]
+            rows[-1] += [interval(card[metric]), *([interval(ahead[metric], "+.4f")] if ahead else [])]
     return columns, rows
 
 
@@ -183,11 +183,11 @@ def scorecards(metrics: Mapping[str, Any], name: str) -> dict[str, Mapping[str, 
     return {metrics["threshold"]["score"]: card, **baselines}
 
 
-def interval(metric: Mapping[str, float | None], sign: str = "") -> str:
-    """A metric with its interval, `-` where it is undefined; with sign `+` a difference."""
+def interval(metric: Mapping[str, float | None], form: str = ".4f") -> str:
+    """A metric with its interval, `-` where it is undefined; each number in a form as of `format`."""
     value, low, high = metric["value"], metric["low"], metric["high"]
     if value is None:
         return "-"
     if low is None or high is None:
-        return f"{value:{sign}.4f}"
-    return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+        return f"{value:{form}}"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
