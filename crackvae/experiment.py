@@ -143,8 +143,7 @@ def calibrate(model: str, sources: Sequence[str], out: str, **options: Any) -> E
     from crackvae.statistics import calibration
 
     made = recalibrate(model, sources, out, **options)
-    assert made.calibration is not None
-    normals = made.calibration.normals
+    normals = made.calibrated.normals
     limit = calibration.threshold(normals.score_n, made.config.scoring.alpha)
     rate = normals.promise(limit)._asdict()
     told = {"value": limit, "calibration_normals": len(normals.score_n), "false_alarm_rate": rate}

@@ -102,11 +102,10 @@ def join(model: Artifact, run: Run, sound: pa.Table, out: str) -> Artifact:
     Raises:
         RefusedError: It is not empty.
     """
-    assert model.calibration is not None
     if next(storage.list_files(out), None) is not None:
         raise RefusedError(f"{out}: is not empty; give an empty directory for the new version of the model")
     added = Calibration.of(sound)
-    both = pa.concat_tables([model.calibration.as_table(), added.as_table()])
+    both = pa.concat_tables([model.calibrated.as_table(), added.as_table()])
     joined = [*model.provenance.get("calibration_joined", []), {"run": run.identity, "images": added.image_id}]
     provenance = {
         **model.provenance,

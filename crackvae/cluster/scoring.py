@@ -211,8 +211,7 @@ def _open(out: str, facts: Mapping[str, Any]) -> Run:
 def _begin(
     out: str, planned: Iterable[pa.Table], facts: Mapping[str, Any], model: str, loaded: Artifact, device: str
 ) -> Run:
-    assert loaded.calibration is not None
-    calibration = loaded.calibration.as_table().drop_columns("image_id")
+    calibration = loaded.calibrated.as_table().drop_columns("image_id")
     computed_on = _backend(loaded, device)
     place = model if model == artifact.PRETRAINED else storage.to_uri(model)
     run = directory.create(out, planned, {**facts, "backend": computed_on.as_dict()}, calibration, place)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crackvae import storage
 from crackvae.dataset.sources import Reader
 from crackvae.dataset.tiles import describe, pixels, read_image
-from crackvae.errors import ArtifactError, ImageError
+from crackvae.errors import ImageError
 from crackvae.images.appearance import looks_of_tile
 from crackvae.images.decode import Decoded, of_array
 from crackvae.images.exif import Metadata
@@ -43,10 +43,8 @@ class AnomalyScorer:
     """
 
     def __init__(self, model: Artifact, device: str = "auto") -> None:
-        if model.calibration is None:
-            raise ArtifactError("the model is not calibrated; `crackvae train` does it at its end")
         self.config = model.config
-        self.normals = model.calibration.normals
+        self.normals = model.calibrated.normals
         self.backend = backend.resolve(device, model.config.scoring.precision)
         scorer = TileScorer if model.photographs is None else PhotoScorer
         self._scorer = scorer(model, self.backend.device, self.backend.precision)

@@ -128,6 +128,17 @@ class Artifact:
     fingerprint: str = ""
     photographs: Photographs | None = None
 
+    @property
+    def calibrated(self) -> Calibration:
+        """The calibration.
+
+        Raises:
+            ArtifactError: There is none yet.
+        """
+        if self.calibration is None:
+            raise ArtifactError("the model is not calibrated; `crackvae train` does it at its end")
+        return self.calibration
+
     def network(self) -> ConvVAE:
         """Builds the network and loads its weights, in evaluation mode.
 

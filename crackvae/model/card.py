@@ -63,8 +63,7 @@ def write(model: Artifact) -> str:
 
 
 def _calibration(model: Artifact) -> list[str]:
-    assert model.calibration is not None
-    normals, alpha = model.calibration.normals, model.config.scoring.alpha
+    normals, alpha = model.calibrated.normals, model.config.scoring.alpha
     limit = calibration.threshold(normals.score_n, alpha)
     rate = normals.promise(limit)
     lines = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crackvae import storage
-from crackvae.errors import ArtifactError, UsageError
+from crackvae.errors import UsageError
 from crackvae.model.artifact import Artifact
 from crackvae.model.network import ConvVAE, normalise
 from crackvae.statistics import calibration
@@ -62,9 +62,8 @@ def write(model: Artifact, out: str) -> list[str]:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UsageError(f"--onnx needs the package {missing[0]}; pip install 'crackvae[onnx]'")
-    if model.calibration is None:
-        raise ArtifactError("the model is not calibrated; `crackvae train` does it at its end")
     side, rules = model.config.image.tile_size, model.config.scoring
+    threshold = calibration.threshold(model.calibrated.normals.score_n, rules.alpha)
     names, holds, outside = _OF_TILES if model.photographs is None else _OF_PHOTOGRAPHS
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that are not needed
     with warnings.catch_warnings():
@@ -78,7 +77,6 @@ def write(model: Artifact, out: str) -> list[str]:
             verbose=False,
         )
     assert program is not None
-    threshold = calibration.threshold(model.calibration.normals.score_n, rules.alpha)
     told = {"model": model.fingerprint, "threshold": f"{threshold!r}", "outputs": holds, "outside": outside}
     program.model.metadata_props.update({f"crackvae.{name}": text for name, text in told.items()})
     storage.write_bytes(out, program.model_proto.SerializeToString())
