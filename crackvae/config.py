@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -187,12 +188,17 @@ class Config(_Section):
 
     def changes(self) -> dict[str, Any]:
         """What differs from the recipe, by dotted key; empty for the recipe itself."""
-        return dict(sorted(_leaves(self).items() - _leaves(Config(recipe=self.recipe)).items()))
+        own, recipe = (leaves(config.model_dump()) for config in (self, Config(recipe=self.recipe)))
+        return dict(sorted({*own} - {*recipe}))
 
 
-def _leaves(config: Config) -> dict[str, Any]:
-    sections = config.model_dump(exclude={"recipe"})
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in nested mappings, each with its dotted key."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def load(path: Path, recipe: str = "default") -> Config:

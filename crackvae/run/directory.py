@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crackvae import storage
+from crackvae.config import leaves
 from crackvae.errors import InputError, RefusedError
 from crackvae.schema import MANIFEST, SCHEMA_VERSION, Status
 
@@ -325,20 +326,12 @@ def check_same(run: Run, facts: Mapping[str, Any]) -> None:
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Names what differs between two nested JSON objects, by dotted key."""
-    old, new = dict(_leaves(was)), dict(_leaves(now))
+    old, new = dict(leaves(was)), dict(leaves(now))
     return [
         f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _identity(facts: Mapping[str, Any]) -> str:
