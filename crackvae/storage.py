@@ -10,23 +10,27 @@ An OSError is about the one file; `UnavailableError` says that an object store g
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
 
 from pyarrow import fs
 
 from crackvae import object_store
+from crackvae.errors import InputError
 from crackvae.object_store import ask
+
+T = TypeVar("T")
 
 _PIECE = 2**23
 _LISTERS = 8  # folders of an object store that are listed at a time
@@ -91,6 +95,20 @@ def read_bytes(location: str) -> bytes:
     """Everything in a file. Raises as `open_input`."""
     with open_input(location) as stream:
         return stream.read()
+
+
+def read_json(location: str, parse: Callable[[Any], T], cure: str) -> T | None:
+    """What `parse` makes of a JSON file; None where there is none.
+
+    Raises:
+        InputError: It is damaged; the message says the cure.
+    """
+    if not exists(location):
+        return None
+    try:
+        return parse(json.loads(read_bytes(location)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{location}: is damaged; {cure}") from error
 
 
 def sha256(location: str) -> str:

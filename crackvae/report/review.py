@@ -128,11 +128,8 @@ def read(run: Run) -> Review | None:
     Raises:
         InputError: The file is damaged.
     """
-    path = run.path(directory.REVIEW)
-    if not storage.exists(path):
-        return None
-    try:
-        content = json.loads(storage.read_bytes(path))
+
+    def parse(content: Any) -> Review:
         return Review(dict(content["facts"]), pd.DataFrame(content["rows"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is damaged; call `crackvae review` again as before") from error
+
+    return storage.read_json(run.path(directory.REVIEW), parse, "call `crackvae review` again as before")

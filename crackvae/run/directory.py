@@ -289,17 +289,9 @@ def read_header(location: str) -> Run:
         raise InputError(f"{path}: was written by an older crackvae; score again in a new directory")
     if altered:
         raise InputError(f"{path}: was altered; start in a new directory")
-    return replace(run, retries=_read_retries(run))
-
-
-def _read_retries(run: Run) -> tuple[Status, ...]:
-    path = run.path(RETRIES)
-    if not storage.exists(path):
-        return ()
-    try:
-        return tuple(Status(name) for name in json.loads(storage.read_bytes(path)))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: is damaged; delete it to go on without the retries") from error
+    cure = "delete it to go on without the retries"
+    retries = storage.read_json(run.path(RETRIES), lambda names: tuple(map(Status, names)), cure)
+    return replace(run, retries=retries or ())
 
 
 def add_retry(run: Run, status: Status) -> Run:

@@ -87,7 +87,8 @@ def load(run: Run) -> Judge:
         raise InputError(f"{run.location}: holds no calibration scores; give a run of `crackvae score` or `evaluate`")
     with storage.open_input(run.path(CALIBRATION)) as stream:
         table = pq.read_table(stream)
-    chosen = _read_threshold(run)
+    cure = "set the threshold again with `crackvae threshold`"
+    chosen = storage.read_json(run.path(THRESHOLD), _numbers, cure) or {}
     return Judge(
         Normals(*(table[name].to_numpy() for name in ("score", "worst_tile_score", "tiles"))),
         {name: table[name].to_numpy() for name in BASELINES},
@@ -98,14 +99,8 @@ def load(run: Run) -> Judge:
     )
 
 
-def _read_threshold(run: Run) -> dict[str, float]:
-    path = run.path(THRESHOLD)
-    if not storage.exists(path):
-        return {}
-    try:
-        return {name: float(value) for name, value in json.loads(storage.read_bytes(path)).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is damaged; set the threshold again with `crackvae threshold`") from error
+def _numbers(chosen: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in chosen.items()}
 
 
 def set_threshold(run: Run, *, quantile: float | None, value: float | None) -> Judge:

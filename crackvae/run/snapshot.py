@@ -43,16 +43,11 @@ def latest(root: str) -> Record | None:
         RefusedError: The directory holds something else.
         InputError: latest.json is damaged.
     """
-    path = storage.join(root, LATEST)
-    if storage.exists(path):
-        try:
-            return dict(json.loads(storage.read_bytes(path)))
-        except (ValueError, TypeError) as error:
-            cure = f"copy {SNAPSHOTS}/NIGHT/{_RECORD} of the newest night there"
-            raise InputError(f"{path}: is damaged; {cure}") from error
-    if not storage.exists(storage.join(root, LISTED)) and set(storage.list_files(root)) - {LOCK}:
+    cure = f"copy {SNAPSHOTS}/NIGHT/{_RECORD} of the newest night there"
+    record = storage.read_json(storage.join(root, LATEST), dict, cure)
+    if record is None and not storage.exists(storage.join(root, LISTED)) and set(storage.list_files(root)) - {LOCK}:
         raise RefusedError(f"{root}: holds something that is no nightly survey; give an empty directory")
-    return None
+    return record
 
 
 def photographs(root: str, night: str) -> str:
