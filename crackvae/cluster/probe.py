@@ -48,9 +48,6 @@ def check(options: Mapping[str, Any]) -> None:
 
     Nodes that the autoscaler brings later are not asked.
 
-    Args:
-        options: Of the command.
-
     Raises:
         InputError: A node does not see a place, runs something else, or has no room.
         UsageError: There are not the GPUs or processors that it asks for, and none are coming.

@@ -16,11 +16,7 @@ _SCORES = {
 
 
 def write(model: Artifact) -> str:
-    """The card as Markdown.
-
-    Args:
-        model: A calibrated one.
-    """
+    """The card of a calibrated model as Markdown."""
     config, told = model.config, model.provenance
     parameters = sum(weight.numel() for weight in model.network().parameters())
     changes = ", ".join(f"{key} = {value}" for key, value in config.changes().items()) or "none"

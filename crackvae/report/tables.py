@@ -1,4 +1,7 @@
-"""metrics.json in words: Markdown tables that also read well on a terminal."""
+"""metrics.json in words: Markdown tables that also read well on a terminal.
+
+metrics is what it holds, and threshold and drift are what stands there by these names.
+"""
 
 from __future__ import annotations
 
@@ -55,14 +58,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:
-    """Every metric of each set with its interval beside the baselines', then the confusion matrices.
-
-    Args:
-        metrics: What metrics.json holds, of a run with labels.
-
-    Returns:
-        Markdown tables, an empty line between them.
-    """
+    """Every metric of each set of labels with its interval beside the baselines', then the confusion matrices."""
     made = [markdown(*set_table(metrics, name)) for name in reported_sets(metrics)]
     return "\n\n".join([*made, markdown(*decisions_table(metrics))])
 
@@ -94,11 +90,7 @@ def decisions_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[st
 
 
 def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """What became of the files of a run: first whether to believe it, then what was not scored, and why.
-
-    Args:
-        metrics: What metrics.json holds.
-    """
+    """What became of the files of a run: first whether to believe it, then what was not scored, and why."""
     counts, threshold = metrics["counts"], metrics["threshold"]
     failed = {status: n for status, n in counts["status"].items() if status != Status.OK}
     lines = drift_lines(metrics["drift"])
@@ -127,11 +119,7 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def threshold_line(threshold: Mapping[str, Any]) -> str:
-    """A threshold and what it promises.
-
-    Args:
-        threshold: As in metrics.json.
-    """
+    """A threshold and what it promises."""
     source = "set by hand, beside" if threshold.get("set_by") == "value" else "from"
     normals = f"{threshold['calibration_normals']:,} calibration normals"
     rate = threshold["false_alarm_rate"]
@@ -140,11 +128,7 @@ def threshold_line(threshold: Mapping[str, Any]) -> str:
 
 
 def drift_lines(drift: Mapping[str, Any]) -> list[str]:
-    """A warning where the images are unlike those of the calibration.
-
-    Args:
-        drift: As in metrics.json.
-    """
+    """A warning where the images are unlike those of the calibration."""
     if not drift["drifted"]:
         return []
     limit = drift["size"] / len(drift["features"])
@@ -157,11 +141,7 @@ def drift_lines(drift: Mapping[str, Any]) -> list[str]:
 
 
 def alarm_lines(drift: Mapping[str, Any]) -> list[str]:
-    """What has moved to another level in a nightly survey.
-
-    Args:
-        drift: As in latest.json.
-    """
+    """What has moved to another level in a nightly survey, by the drift of latest.json."""
     return [
         f"DRIFT ALARM: {_LEVELS[name]} is lastingly {chart['alarm']}: {chart['value']:.4g}, in the nights before "
         f"{chart['mean']:.4g} (standard deviation {chart['spread']:.2g}), of the calibration {chart['calibration']:.4g}"
