@@ -97,14 +97,7 @@ def write(location: str, *, model: str | None = None, by: pa.Table | None = None
         "tables": [tables.set_table(metrics, name) for name in tables.reported_sets(metrics)],
         "decisions": tables.decisions_table(metrics) if metrics["sets"] else None,
     }
-    template = _template()
-
-    def rendered(missing: int) -> bytes:
-        return template.render(context, rows=_json(rows), without_thumbnail=missing).encode(errors="replace")
-
-    room = MOST_BYTES - _SPARE_BYTES - len(rendered(0))
-    page = rendered(findings.add_thumbnails(rows, held, regions, room))
-    storage.write_bytes(run.path(directory.REPORT), page)
+    storage.write_bytes(run.path(directory.REPORT), _rendered(context, rows, held, regions))
     return run.path(directory.REPORT)
 
 
@@ -183,8 +176,16 @@ def _cards(gallery: Gallery, pictures: dict[int, Triptych], regions: Regions) ->
     return cards
 
 
-def _json(rows: list[findings.Row]) -> Markup:
-    return htmlsafe_json_dumps(rows, ensure_ascii=False, separators=(",", ":"))
+def _rendered(context: dict[str, Any], rows: list[findings.Row], held: pd.DataFrame, regions: Regions) -> bytes:
+    """The page, with as many thumbnails in the rows of its list as there is room for."""
+    template = _template()
+
+    def rendered(missing: int) -> bytes:
+        text = htmlsafe_json_dumps(rows, ensure_ascii=False, separators=(",", ":"))
+        return template.render(context, rows=text, without_thumbnail=missing).encode(errors="replace")
+
+    room = MOST_BYTES - _SPARE_BYTES - len(rendered(0))
+    return rendered(findings.add_thumbnails(rows, held, regions, room))
 
 
 def _template() -> jinja2.Template:
