@@ -15,27 +15,43 @@ LABELS = "labels.parquet"
 
 
 def keep(run: Run, labels: pd.Series, origin: str) -> None:
-    """Writes labels into the run directory; the next finalize goes by them.
+    """Adds labels to those that the run directory has; the next finalize goes by them.
 
     Args:
         run: The run.
-        labels: Of `schema.Label`, by image_id.
+        labels: Of `schema.Label`, by image_id. An apostrophe before a name that the run does not know is taken
+            away, as it is put before some names in results.csv.
         origin: Where they come from, for the error message.
 
     Raises:
-        InputError: The run has no such image.
+        InputError: The run has no such image, or one is there twice.
     """
-    unknown = labels.index
-    with storage.open_input(run.path(PLAN)) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(columns=["image_id"]):
-            unknown = unknown.difference(pd.Index(batch["image_id"].to_pylist()), sort=False)
+    unknown = _unknown(run, labels.index)
+    as_in_csv = {name: name[1:] for name in unknown if name.startswith("'")}
+    if as_in_csv:
+        labels = labels.rename(index=as_in_csv)
+        unknown = _unknown(run, labels.index)
+    if labels.index.has_duplicates:
+        twice = labels.index[labels.index.duplicated()][0]
+        raise InputError(f"{origin}: {twice!r} is there twice, once with an apostrophe before it; keep one")
     if len(unknown):
         raise InputError(
             f"{origin}: {len(unknown):,} of {len(labels):,} images are not in {run.location}, first {unknown[0]!r}; "
             "give each its image_id, as in results.csv"
         )
+    before = read(run)
+    if before is not None:
+        labels = labels.combine_first(before)
     with storage.writing(run.path(LABELS)) as stream:
         pq.write_table(pa.table({"image_id": labels.index.tolist(), "label": labels.tolist()}), stream)
+
+
+def _unknown(run: Run, names: pd.Index) -> pd.Index:
+    """Those of the names that no image of the run has."""
+    with storage.open_input(run.path(PLAN)) as stream:
+        for batch in pq.ParquetFile(stream).iter_batches(columns=["image_id"]):
+            names = names.difference(pd.Index(batch["image_id"].to_pylist()), sort=False)
+    return names
 
 
 def read(run: Run) -> pd.Series | None:
@@ -55,7 +71,7 @@ def read(run: Run) -> pd.Series | None:
             raise ValueError("an image is there twice, or has a label that is none")
         return labels
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        cure = "give the labels again by `crackvae evaluate RUN --labels FILE`"
+        cure = "remove it and give all labels again by `crackvae evaluate RUN --labels FILE`"
         raise InputError(f"{path}: is damaged; {cure}") from error
 
 

@@ -10,7 +10,8 @@ from runs import FILES, create, everything, finished, score
 from crackvae import cli
 from crackvae.dataset import labels as labelling
 from crackvae.errors import InputError
-from crackvae.run import check, finalize, judge, labels
+from crackvae.run import check, directory, finalize, judge, labels
+from crackvae.schema import MANIFEST
 
 
 def truth(run):
@@ -44,9 +45,25 @@ def test_labels_replace_those_of_the_survey_for_their_images_only(tmp_path):
     after = truth(run)
     assert (after.iloc[:10] == flipped).all()
     assert (after.iloc[10:] == before.iloc[10:]).all()
-    labels.keep(run, before.iloc[:3], "y.csv")  # the next file takes the place of the first
+    labels.keep(run, before.iloc[:3], "y.csv")  # the next file adds to the first
     finalize.finalize(run)
-    assert (truth(run) == before).all()
+    after = truth(run)
+    assert (after.iloc[3:10] == flipped.iloc[3:]).all()
+    assert (after.drop(flipped.index[3:]) == before.drop(flipped.index[3:])).all()
+
+
+def test_names_are_taken_as_the_csv_of_results_writes_them(tmp_path):
+    rows = [{"image_id": name, "uri": f"file:///{row}"} for row, name in enumerate(["=1.jpg", "'2.jpg", "3.jpg"])]
+    run = directory.create(str(tmp_path / "run"), [pa.Table.from_pylist(rows, MANIFEST)], {})
+    given = pd.Series({"'=1.jpg": "crack", "''2.jpg": "normal", "3.jpg": "crack"})
+    labels.keep(run, given, "x.csv")
+    assert labels.read(run).to_dict() == {"=1.jpg": "crack", "'2.jpg": "normal", "3.jpg": "crack"}
+    labels.keep(run, pd.Series({"'2.jpg": "crack"}), "x.csv")  # as it is
+    assert labels.read(run)["'2.jpg"] == "crack"
+    with pytest.raises(InputError, match=r"x.csv: '=1.jpg' is there twice"):
+        labels.keep(run, pd.Series({"=1.jpg": "crack", "'=1.jpg": "normal"}), "x.csv")
+    with pytest.raises(InputError, match=r"x.csv: 1 of 1 images are not in .*, first 'gone.jpg'"):
+        labels.keep(run, pd.Series({"'gone.jpg": "crack"}), "x.csv")
 
 
 def test_another_threshold_keeps_the_labels_and_doing_it_again_changes_nothing(labelled, tmp_path):
@@ -74,7 +91,7 @@ def test_damaged_labels_are_refused(tmp_path):
     for content in ({"image_id": ["0.jpg", "0.jpg"], "label": ["crack", "crack"]},
                     {"image_id": ["0.jpg"], "label": ["maybe"]}, None):  # fmt: skip
         path.write_bytes(b"no parquet") if content is None else pq.write_table(pa.table(content), path)
-        with pytest.raises(InputError, match=r"labels\.parquet: is damaged; give the labels again"):
+        with pytest.raises(InputError, match=r"labels\.parquet: is damaged; remove it and give all labels again"):
             finalize.finalize(run)
     assert (tmp_path / "run" / "_SUCCESS").exists()  # the results of before are still there
 
