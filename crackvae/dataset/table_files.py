@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -104,10 +105,13 @@ def _checked(table: pa.Table) -> pa.Table:
 
 
 @contextmanager
-def _opened(location: str) -> Iterator[IO[bytes]]:
+def _opened(location: str) -> Iterator[IO[bytes] | pa.NativeFile]:
     """The file; what goes wrong with it in the block is told in one line."""
     try:
-        with storage.open_input(location) as stream:
+        path = storage.local_path(location)
+        # Where there is an error, Arrow's threads read on: for a stream of Python's, they want an interpreter that is
+        # about to end, and abort the process.
+        with storage.open_input(location) if path is None else pa.OSFile(os.fsencode(path)) as stream:
             yield stream
     except FileNotFoundError as error:
         raise InputError(f"{location}: no such file") from error
