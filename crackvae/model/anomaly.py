@@ -71,7 +71,12 @@ class AnomalyScorer:
         Returns:
             One row per image, in order: the columns of `schema.PART` after image_id, then p_value,
             p_value_is_bound and prediction. An image that cannot be scored has a status and a message.
+
+        Raises:
+            TypeError: It is a single image.
         """
+        if isinstance(images, str | os.PathLike | np.ndarray):
+            raise TypeError("score takes a list of images; for a single one, [image]")
         rows: list[Row] = []
         waiting: list[tuple[Row, NDArray[np.uint8]]] = []
         with Reader() as reader:

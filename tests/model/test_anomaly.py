@@ -49,6 +49,12 @@ def test_no_images_no_rows(tiny_artifact):
     assert "prediction" in frame
 
 
+@pytest.mark.parametrize("image", ["bridge.jpg", Path("bridge.jpg"), np.zeros((64, 64), np.uint8)])
+def test_a_single_image_is_no_list_of_them(tiny_artifact, image):
+    with pytest.raises(TypeError, match=r"\[image\]"):
+        AnomalyScorer(tiny_artifact).score(image)
+
+
 def test_a_model_without_calibration_is_refused(tiny_artifact):
     bare = Artifact(tiny_artifact.config, tiny_artifact.weights, None, [], {})
     with pytest.raises(ArtifactError, match="not calibrated"):
