@@ -127,7 +127,8 @@ def listing(
         spool = _Spool(Path(folder))
         for location in locations:
             if sources.kind(location) == "table":
-                spool.add(_from_table(location, label_column, names), None)
+                is_labelled = bool(normal or crack) or label_column != "label"
+                spool.add(_from_table(location, label_column, names, required=is_labelled), None)
             else:
                 of_names = names if folder_labels else {}
                 of_folder = FolderLabels(_root(location), of_names, required=bool(normal or crack))
@@ -280,9 +281,9 @@ def _listed(skipped: Mapping[str, int], most: int | None = None) -> str:
     return ", ".join(f"{count:,} {suffix}" for suffix, count in ranked[:most])
 
 
-def _from_table(location: str, label_column: str, names: Mapping[str, Label]) -> Iterator[pa.Table]:
+def _from_table(location: str, label_column: str, names: Mapping[str, Label], *, required: bool) -> Iterator[pa.Table]:
     schema = table_files.read_schema(location)
-    for column in {"uri", label_column} - {"label"}:
+    for column in ["uri", *[label_column] * required]:
         if column not in schema.names:
             found = ", ".join(map(repr, schema.names))
             raise InputError(f"{location}: has no column {column!r}; found {found}")

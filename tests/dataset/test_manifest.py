@@ -324,3 +324,14 @@ def test_a_parquet_file_that_is_no_manifest_is_refused(tmp_path, table, told):
 def test_a_missing_manifest_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"missing.parquet: no such file"):
         manifest.read(str(tmp_path / "missing.parquet"))
+
+
+def test_names_of_labels_need_a_column_of_labels(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("uri,kind\na.jpg,sound\nb.jpg,cracked\n")
+    assert manifest.build([str(table)])[1].images == 2
+    for names in ({"normal": ["sound"]}, {"crack": ["cracked"]}):
+        with pytest.raises(InputError, match=r"table.csv: has no column 'label'; found 'uri', 'kind'"):
+            manifest.build([str(table)], **names)
+    labelled, _ = manifest.build([str(table)], normal=["sound"], crack=["cracked"], label_column="kind")
+    assert column(labelled, "label") == ["normal", "crack"]
