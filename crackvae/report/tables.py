@@ -93,14 +93,20 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     """What became of the files of a run: first whether to believe it, then what was not scored, and why."""
     counts, threshold = metrics["counts"], metrics["threshold"]
     failed = {status: n for status, n in counts["status"].items() if status != Status.OK}
-    lines = drift_lines(metrics["drift"])
+    of_drift = drift_lines(metrics["drift"]) if counts["scored"] else []
+    lines = of_drift if metrics["drift"]["drifted"] else []
     if failed:
         reasons = ", ".join(f"{count:,} {status}" for status, count in failed.items())
         total = f"{sum(failed.values()):,} of {counts['files']:,} files not scored"
         lines.append(f"{total}: {reasons} (no crack is ruled out in them)")
         for reason in metrics["failures"]:
-            examples = ", ".join(reason["examples"])
-            lines.append(f"  {reason['count']:,} {reason['status']}: {reason['message']} (such as {examples})")
+            first, *others = reason["examples"]
+            told = f"  {reason['count']:,} {reason['status']}: "
+            if reason.get("numbers_differ"):
+                told += f"{first}: {reason['message']}; others have other numbers (such as {', '.join(others)})"
+            else:
+                told += f"{reason['message']} (such as {', '.join(reason['examples'])})"
+            lines.append(told)
     lines.append(f"{counts['scored']:,} of {counts['files']:,} files scored")
     if counts["scored"]:
         lines.append(
@@ -111,11 +117,7 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     if bounds:
         lines.append(f"{bounds:,} p-values are upper bounds: too few calibration images are as large")
     lines.append(threshold_line(threshold))
-    if counts["scored"] and not metrics["drift"]["tested"]:
-        lines.append(
-            "too few images to compare with those of the calibration: whether its p-values hold here is not known"
-        )
-    return lines
+    return lines if metrics["drift"]["drifted"] else [*lines, *of_drift]
 
 
 def threshold_line(threshold: Mapping[str, Any]) -> str:
@@ -128,7 +130,9 @@ def threshold_line(threshold: Mapping[str, Any]) -> str:
 
 
 def drift_lines(drift: Mapping[str, Any]) -> list[str]:
-    """A warning where the images are unlike those of the calibration."""
+    """A warning where the images are unlike those of the calibration, or too few for that to be known."""
+    if not drift["tested"]:
+        return ["too few images to compare with those of the calibration: whether its p-values hold here is not known"]
     if not drift["drifted"]:
         return []
     limit = drift["size"] / len(drift["features"])

@@ -43,6 +43,7 @@ class Summary:
         self._reasons: Counter[tuple[str, str]] = Counter()
         self._examples: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._told: dict[tuple[str, str], str] = {}
+        self._differs: Counter[tuple[str, str]] = Counter()
         self._labelled: list[pa.Table] = []
         self._rows = self._bounds = 0
         self._looks = drift.Spread(len(LOOKS))
@@ -69,7 +70,7 @@ class Summary:
         if key not in self._reasons and len(self._reasons) >= _KEPT_REASONS:
             key, message = (status, "other"), "other"
         self._reasons[key] += 1
-        self._told.setdefault(key, message or "")
+        self._differs[key] += self._told.setdefault(key, message or "") != (message or "")
         if len(self._examples[key]) < _EXAMPLES:
             self._examples[key].append(image_id)
 
@@ -96,10 +97,16 @@ class Summary:
         }
 
     def _failures(self) -> list[dict[str, Any]]:
-        """The most frequent reasons first; of those that differ in numbers only, what the first file's says."""
+        """The most frequent reasons first; of those that differ in numbers only, what the first example's says."""
         ranked = sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))
         return [
-            {"status": key[0], "message": self._told[key], "count": count, "examples": self._examples[key]}
+            {
+                "status": key[0],
+                "message": self._told[key],
+                "numbers_differ": self._differs[key] > 0,
+                "count": count,
+                "examples": self._examples[key],
+            }
             for key, count in ranked[:_REASONS]
         ]
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from runs import FILES, create, everything, finished, missing, part, score
 
 from crackvae.errors import CrackvaeError, InputError
+from crackvae.report.tables import counts_lines
 from crackvae.run import directory, finalize, judge, shards, summary
 from crackvae.run.shards import Work
 from crackvae.schema import PART, RESULTS
@@ -116,14 +117,23 @@ def test_failures_are_summed_up_by_reason_with_examples(tmp_path):
     rows = part(run, 0, failed=0).to_pylist()
     for index in range(10):
         rows[index] |= {"status": "too_small", "message": f"{index + 1}x9 pixels", "score": None}
+    for index in (14, 15):
+        rows[index] |= {"status": "undecodable", "message": "cut at 12", "score": None}
     rows[12] |= {"status": "unreadable", "message": "Permission denied", "score": None}
     shards.write_part(run.location, run.identity, Work(0, 0), pa.Table.from_pylist(rows, PART))
-    failures = finalize.finalize(run)["failures"]
-    assert [(f["status"], f["message"], f["count"]) for f in failures] == [
-        ("too_small", "1x9 pixels", 10),
-        ("unreadable", "Permission denied", 1),
+    metrics = finalize.finalize(run)
+    failures = metrics["failures"]
+    assert [(f["status"], f["message"], f["count"], f["numbers_differ"]) for f in failures] == [
+        ("too_small", "1x9 pixels", 10, True),
+        ("undecodable", "cut at 12", 2, False),
+        ("unreadable", "Permission denied", 1, False),
     ]
     assert failures[0]["examples"] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert counts_lines(metrics)[1:4] == [
+        "  10 too_small: 0.jpg: 1x9 pixels; others have other numbers (such as 1.jpg, 2.jpg)",
+        "  2 undecodable: cut at 12 (such as 14.jpg, 15.jpg)",
+        "  1 unreadable: Permission denied (such as 12.jpg)",
+    ]
 
 
 @pytest.mark.parametrize(
