@@ -89,6 +89,7 @@ def split(manifest: str, out: str, *, external_normal: float, external_crack: fl
 
 
 def _split(source: str, out: str, **options: Any) -> None:
+    storage.check_file(out)  # now: not after minutes of comparing
     plan = splitting.split(manifest.read(source), **options)
     report = plan.leakage
     content = {**report.as_dict(plan.table["image_id"].to_pylist()), "failed": plan.failed}

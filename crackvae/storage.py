@@ -9,6 +9,7 @@ An OSError is about the one file; `UnavailableError` says that an object store g
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -129,6 +130,17 @@ def exists(location: str) -> bool:
     return bool(ask(location, lambda: system.get_file_info(name)).type != fs.FileType.NotFound)
 
 
+def check_file(location: str) -> None:
+    """Refuses a folder where a file is to be made.
+
+    Raises:
+        IsADirectoryError: There is one.
+    """
+    path = local_path(location)
+    if path is not None and path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
 @contextmanager
 def writing(location: str) -> Iterator[IO[bytes]]:
     """Makes a file, or replaces it, in one step: readers see the old bytes or the new, whole.
@@ -143,6 +155,7 @@ def writing(location: str) -> Iterator[IO[bytes]]:
             stream.flush()
             object_store.upload(stream.name, location)
         return
+    check_file(location)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -151,8 +164,13 @@ def writing(location: str) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename == str(temporary):  # a name that nobody has given
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is there after an error only
+            temporary.unlink()
 
 
 def write_bytes(location: str, data: bytes) -> None:

@@ -132,6 +132,15 @@ def test_a_survey_without_normals_cannot_be_split(folder, out, tmp_path):
     assert "--normal NAME" in refused("split", out, "--out", tmp_path / "split.parquet")
 
 
+def test_a_folder_is_no_place_for_a_manifest_and_that_is_said_before_any_work(folder, out, tmp_path):
+    synthetic.write_survey(folder, normals=4, cracks=1, size=64)
+    assert crackvae("index", folder, "--out", out).returncode == 0
+    for command in (["index", folder], ["split", out]):
+        assert f"{tmp_path}: Is a directory" in refused(*command, "--out", tmp_path)
+    assert not Path(f"{tmp_path}.leakage.json").exists()
+    assert "share from 0.0 to 1.0" in refused("split", out, "--out", tmp_path / "s", "--external-crack", "-1.5", code=2)
+
+
 def test_an_unknown_key_suggests_the_near_one(tmp_path, split_manifest, out):
     config = tmp_path / "config.toml"
     config.write_text("[training]\nepoch = 3\n")

@@ -151,6 +151,13 @@ def test_a_write_that_fails_leaves_what_was_there_and_no_rest(tmp_path, was):
     assert not was or path.read_bytes() == was
 
 
+def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path):
+    for location in (tmp_path, tmp_path / ("x" * 250)):  # a folder; and a name too long for the temporary file
+        with pytest.raises(OSError, match=r"Is a directory|File name too long") as raised:
+            storage.write_bytes(str(location), b"")
+        assert raised.value.filename == str(location)
+
+
 def test_a_remote_write_that_fails_makes_nothing_visible(bucket):
     location = storage.join(bucket, "file")
 
