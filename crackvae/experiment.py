@@ -203,8 +203,7 @@ def report(run: str, *, model: str | None, structures: str | None, no_location: 
     from crackvae.report import structures as by_structure
 
     table = by_structure.read(structures) if structures else None
-    made = page.write(run, model=model, by=table, with_positions=not no_location)
-    print(f"page: {made}")
+    print(f"page: {page.write(run, model=model, shows=page.Shown(table, not no_location))}")
     return ExitCode.DONE
 
 
@@ -378,7 +377,8 @@ def _show(outcome: Outcome, model: str, by_structure: pa.Table | None = None) ->
         pictures.draw(outcome.run, model)
     path = storage.join(outcome.run, directory.REPORT)
     if by_structure is not None or not storage.exists(path):
-        page.write(outcome.run, model=model, by=by_structure)
+        shows = page.kept(directory.open_run(outcome.run))
+        page.write(outcome.run, model=model, shows=shows._replace(by=by_structure or shows.by))
     _print_metrics(outcome.metrics)
     print(f"pictures: {figures}")
     print(f"page: {path}")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any
+import json
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
@@ -41,7 +42,19 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def write(location: str, *, model: str | None = None, by: pa.Table | None = None, with_positions: bool = True) -> str:
+class Shown(NamedTuple):
+    """What a page shows of a run.
+
+    Attributes:
+        by: Structures, as by `structures.read`; None takes folders.
+        with_positions: Whether it says where photographs were taken.
+    """
+
+    by: pa.Table | None = None
+    with_positions: bool = True
+
+
+def write(location: str, *, model: str | None = None, shows: Shown | None = None) -> str:
     """Writes the page of a run into its directory.
 
     The results are held in memory, as by `compare`.
@@ -50,16 +63,18 @@ def write(location: str, *, model: str | None = None, by: pa.Table | None = None
         location: A finished run.
         model: The model artifact that scored it; None looks where it lay then. Without one the page has no
             heat maps and no training curves, and says so.
-        by: Structures, as by `structures.read`; None takes folders.
-        with_positions: Whether it says where photographs were taken.
+        shows: None shows what the page before it did, as by `kept`.
 
     Returns:
         Where the page lies.
 
     Raises:
-        InputError: The run is not finished, or another model scored it.
+        InputError: The run is not finished, another model scored it, or what it keeps is damaged.
     """
     run = directory.open_finished(location)
+    shows = kept(run) if shows is None else shows
+    _keep(run, shows)
+    by, with_positions = shows
     scored_by = model_of(run, model)
     metrics = summary.read(location)
     threshold = metrics["threshold"]["value"]
@@ -99,6 +114,31 @@ def write(location: str, *, model: str | None = None, by: pa.Table | None = None
     }
     storage.write_bytes(run.path(directory.REPORT), _rendered(context, rows, held, regions))
     return run.path(directory.REPORT)
+
+
+def kept(run: Run) -> Shown:
+    """What the last page of a run was asked to show; the run keeps it, whatever becomes of its results.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+
+    def parse(content: dict[str, Any]) -> Shown:
+        rows = content["structures"]
+        return Shown(rows and pa.Table.from_pylist(rows, structures.TABLE), bool(content["with_positions"]))
+
+    cure = f"make the page again by `crackvae report {run.location}`"
+    return storage.read_json(run.path(directory.SHOWN), parse, cure) or Shown()
+
+
+def _keep(run: Run, shows: Shown) -> None:
+    path = run.path(directory.SHOWN)
+    if shows.by is None and shows.with_positions:
+        storage.remove(path)
+        return
+    rows = None if shows.by is None else shows.by.to_pylist()
+    content = {"structures": rows, "with_positions": shows.with_positions}
+    storage.write_bytes(path, json.dumps(content, indent=1).encode())
 
 
 def _marked(results: pd.DataFrame, reviewed: Review | None) -> pd.DataFrame:

@@ -43,6 +43,7 @@ FIGURES = "figures"
 POSITIONS, POSITIONS_GEOJSON = "positions.parquet", "positions.geojson"
 STRUCTURES = "structures.csv"
 REPORT = "report.html"
+SHOWN = "shown.json"  # no part of DERIVED: who left the positions out of the page does not want them in the next one
 REVIEW, REVIEW_CSV, DECISIONS = "review.json", "review.csv", "decisions.json"
 DERIVED = (FIGURES, REPORT, POSITIONS, POSITIONS_GEOJSON, STRUCTURES, REVIEW, REVIEW_CSV, DECISIONS)
 """Made of the results: a new finalize removes them."""

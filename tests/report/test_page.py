@@ -5,14 +5,15 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 import runs
 
-from crackvae import experiment
+from crackvae import cli, experiment
 from crackvae.errors import InputError
 from crackvae.report import findings, page, structures, views
-from crackvae.report.page import write
+from crackvae.report.page import Shown, write
 from crackvae.run import directory, finalize, summary
 
 pytestmark = pytest.mark.ray
@@ -119,12 +120,34 @@ def test_a_page_without_positions_tells_none(photograph_run, of_photographs):
     before = of_photographs
     assert "46.12500" in before
     assert '<svg class="map"' in before
-    without = read(photograph_run, with_positions=False)
+    without = read(photograph_run, shows=Shown(with_positions=False))
     assert "Positions were left out" in without
     assert "46.12" not in without
     assert '<svg class="map"' not in without
+    assert read(photograph_run) == without  # by a command that does not say
+    assert read(photograph_run, shows=Shown()) == before
     for picture in jpegs(before):  # nor does a picture
         assert b"Exif" not in picture[:64]
+
+
+def test_what_a_page_shows_outlives_reviews_labels_and_thresholds(photograph_run, tmp_path):
+    run = copied(photograph_run, tmp_path)
+    table = tmp_path / "structures.csv"
+    table.write_text("pattern,structure,element\n**,Long Bridge,deck\n")
+    assert cli.main(["report", str(run), "--no-location", "--structures", str(table)]) == 0
+    image = results(run)["image_id"].iloc[0]
+    late = tmp_path / "late.csv"
+    pd.DataFrame({"image_id": [image], "label": ["crack"]}).to_csv(late, index=False)
+    for command in (["review", "--budget", "3"], ["evaluate", "--labels", str(late)], ["review", "--budget", "3"]):
+        assert cli.main([command[0], str(run), *command[1:]]) == 0
+        text = (run / "report.html").read_text()
+        assert "Long Bridge" in text
+        assert "46.12" not in text
+    (run / directory.SHOWN).write_text("[]")
+    with pytest.raises(InputError, match=r"shown.json: is damaged; make the page again by `crackvae report"):
+        write(str(run))
+    assert cli.main(["report", str(run)]) == 0
+    assert "46.12" in (run / "report.html").read_text()
 
 
 def test_images_that_are_gone_leave_a_page_that_says_so(photograph_run, photographs, tmp_path):
@@ -201,7 +224,7 @@ def test_results_are_added_up_by_structure_or_folder(photograph_run, of_photogra
     assert {row[3] for row in listed(of_photographs)} >= {"crack", "normal"}
     table = tmp_path / "structures.csv"
     table.write_text("pattern,structure,element\ncrack/**,Bridge <1>,deck\n**,Bridge 2,\n")
-    text = read(photograph_run, by=structures.read(str(table)))
+    text = read(copied(photograph_run, tmp_path), shows=Shown(structures.read(str(table))))
     assert {row[3] for row in listed(text)} == {"Bridge <1> deck", "Bridge 2"}
     assert "By structure What was judged least comes first." in words(text)
     assert "Bridge &lt;1&gt; deck" in text
