@@ -277,7 +277,7 @@ def _add_review(command: _Command) -> None:
     which.add_argument("--decisions", metavar="FILE", help=decisions)
     audit = "images drawn at random of those not listed, to bound what is missed (default: %(default)s)"
     sub.add_argument("--audit", type=_positive, default=100, metavar="N", help=audit)
-    sub.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    sub.add_argument("--seed", type=_count, default=0, metavar="N", help="of the draw (default: %(default)s)")
     sub.add_argument("--model", metavar="MODEL", help="what scored the run (default: where it lay then)")
     calibrated = (
         "with --decisions: a new version of the model, calibrated with the sound images of the random sample, too"
@@ -333,7 +333,7 @@ def _add_split_options(parser: argparse.ArgumentParser) -> None:
     for label, default in (("normal", 0.25), ("crack", 0.75)):
         amount = f"{label}s in the external set: a count, or a share with a point (default: %(default)s)"
         parser.add_argument(f"--external-{label}", type=_amount, default=default, metavar="N|F", help=amount)
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    parser.add_argument("--seed", type=_count, default=0, metavar="N", help="of the split (default: %(default)s)")
 
 
 def _add_photograph_options(parser: argparse.ArgumentParser) -> None:
@@ -380,10 +380,14 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=default)
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count from 1")
+def _count(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count from {least}")
     return int(text)
+
+
+def _positive(text: str) -> int:
+    return _count(text, 1)
 
 
 def _positive_number(text: str) -> float:

@@ -281,8 +281,8 @@ def test_threshold_prints_what_the_new_one_flags(tmp_path):
         ([], 2),
         (["--quantile", "0.9", "--value", "1"], 2),
         (["--quantile", "most"], 2),
-        (["--value", "nan"], 3),
-        (["--quantile", "1"], 3),
+        (["--value", "nan"], 2),
+        (["--quantile", "1"], 2),
     ],
 )
 def test_a_threshold_that_makes_no_sense_is_refused(tmp_path, options, code):

@@ -17,7 +17,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from crackvae.errors import InputError
+from crackvae.errors import InputError, UsageError
 from crackvae.schema import Label, Split
 
 TRAIN_SHARE, VAL_SHARE = 0.8, 0.1  # of the normals that are not external; the rest is for test
@@ -48,6 +48,7 @@ def plan(
         `Split` of each image; None where it has no label.
 
     Raises:
+        UsageError: A share is none.
         InputError: More external images are asked for than there are, or train or val is left
             without a normal.
     """
@@ -88,7 +89,7 @@ def _sizes(option: str, external: float, available: int, shares: Mapping[Split, 
 def _count(option: str, wanted: float, available: int) -> int:
     """The number of images that an option asks for."""
     if wanted < 0 or (isinstance(wanted, float) and not wanted <= 1):
-        raise InputError(f"{option} {wanted}: give a share from 0.0 to 1.0, or a count")
+        raise UsageError(f"{option} {wanted}: give a share from 0.0 to 1.0, or a count")
     count = wanted if isinstance(wanted, int) else round(wanted * available)
     if count > available:
         raise InputError(f"{option} {wanted}: there are only {available}; give a smaller count")

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from crackvae import storage
-from crackvae.errors import InputError
+from crackvae.errors import InputError, UsageError
 from crackvae.report import repeats
 from crackvae.report.findings import MOST_FILE_BYTES, Regions
 from crackvae.run import directory, finalize, judge
@@ -75,8 +75,11 @@ def plan(
         seed: Of the draw.
 
     Raises:
+        UsageError: fdr is out of range.
         InputError: The run is not finished, or has no p-value.
     """
+    if fdr is not None and not 0 < fdr < 1:
+        raise UsageError(f"--fdr {fdr:g}: must lie between 0 and 1")
     run = directory.open_finished(location)
     results = finalize.read_results(location, ["image_id", "uri", "score", "p_value", "width", "height"]).to_pandas()
     judged = results[results["p_value"].notna()].reset_index(drop=True)

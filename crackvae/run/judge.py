@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crackvae import storage
-from crackvae.errors import InputError
+from crackvae.errors import InputError, UsageError
 from crackvae.run.directory import CALIBRATION, Run
 from crackvae.schema import BASELINES, LOOKS, Label
 from crackvae.statistics import calibration
@@ -112,12 +112,13 @@ def set_threshold(run: Run, *, quantile: float | None, value: float | None) -> J
         value: Or the threshold itself.
 
     Raises:
-        InputError: It is out of range, or there are too few calibration scores for it.
+        UsageError: It is out of range.
+        InputError: There are too few calibration scores for it.
     """
     if quantile is not None and not 0 < quantile < 1:
-        raise InputError(f"--quantile {quantile:g}: must lie between 0 and 1")
+        raise UsageError(f"--quantile {quantile:g}: must lie between 0 and 1")
     if value is not None and not math.isfinite(value):
-        raise InputError(f"--value {value}: must be a number")
+        raise UsageError(f"--value {value}: must be a number")
     # Rounded: 1 - 0.9 is 0.09999999999999998, which would lose the threshold of alpha 0.1.
     chosen = {"value": value} if quantile is None else {"alpha": round(1 - quantile, 12)}
     kept = load(run)

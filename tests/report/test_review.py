@@ -185,8 +185,10 @@ def test_without_a_review_there_is_nothing_to_decide(run, tmp_path, capsys):
     assert cli.main(["review", run.location, "--decisions", path]) == 3
     assert f"has no review; make one by `crackvae review {run.location}`" in capsys.readouterr().err
     assert cli.main(["review", run.location, "--training", path]) == 2
-    assert cli.main(["review", run.location, "--fdr", "1.5"]) == 3
+    assert cli.main(["review", run.location, "--fdr", "1.5"]) == 2
     assert "must lie between 0 and 1" in capsys.readouterr().err
+    assert cli.main(["review", run.location, "--seed", "-1"]) == 2
+    assert "is no count from 0" in capsys.readouterr().err
 
 
 def test_for_the_calibration_the_whole_sample_must_be_decided_and_only_its_sound_images_join(run, tmp_path):

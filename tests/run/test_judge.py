@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from runs import SCORE_n, create, everything, finished, score
 
-from crackvae.errors import InputError
+from crackvae.errors import InputError, UsageError
 from crackvae.run import directory, finalize, judge
 
 
@@ -68,7 +68,7 @@ def test_the_recipes_quantile_gives_back_the_very_bytes(tmp_path):
 def test_a_threshold_that_cannot_be_is_refused_and_changes_nothing(tmp_path, options):
     run = finished(tmp_path / "run")
     before = everything(tmp_path / "run")
-    with pytest.raises(InputError):
+    with pytest.raises((InputError, UsageError)):
         judge.set_threshold(run, **options)
     assert everything(tmp_path / "run") == before
 
