@@ -224,7 +224,7 @@ def test_results_are_added_up_by_structure_or_folder(photograph_run, of_photogra
     assert {row[3] for row in listed(of_photographs)} >= {"crack", "normal"}
     table = tmp_path / "structures.csv"
     table.write_text("pattern,structure,element\ncrack/**,Bridge <1>,deck\n**,Bridge 2,\n")
-    text = read(copied(photograph_run, tmp_path), shows=Shown(structures.read(str(table))))
+    text = read(str(copied(photograph_run, tmp_path)), shows=Shown(structures.read(str(table))))
     assert {row[3] for row in listed(text)} == {"Bridge <1> deck", "Bridge 2"}
     assert "By structure What was judged least comes first." in words(text)
     assert "Bridge &lt;1&gt; deck" in text
