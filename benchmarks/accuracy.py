@@ -37,7 +37,7 @@ def left_out(data: Path, work: Path, seed: int = 0) -> pd.DataFrame:
 
 
 def _left_out(data: Path, work: Path) -> str:
-    return decks.report(left_out(data, work))
+    return decks.report(data, left_out(data, work))
 
 
 def pretrained(data: Path, work: Path) -> str:
@@ -55,7 +55,7 @@ def pretrained(data: Path, work: Path) -> str:
         by_photo = [f"{(cells.p_value <= _ALPHA).mean():.1%}" for _, cells in sound.groupby("photo")]
         rates.append([name, f"{(sound.p_value <= _ALPHA).mean():.1%}", *by_photo])
     header = ["sound cells flagged at alpha 5%", "all", *decks.PHOTOS]
-    return f"{decks.report(unchanged)}\n\n{markdown(header, rates)}"
+    return f"{decks.report(data, unchanged)}\n\n{markdown(header, rates)}"
 
 
 def seeds(data: Path, work: Path) -> str:
@@ -82,7 +82,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Path, Path], str]], ...] = (
     ("False alarms over calibrations", metu.conformal),
     (
         "Bridge decks, each scored by a model of the other three (development)",
-        lambda d, w: decks.report(left_out(d, w)),
+        lambda d, w: decks.report(d, left_out(d, w)),
     ),
     ("Bridge decks, scored by the pretrained model (development)", pretrained),
     ("Three trainings (development)", seeds),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 from comparison import beside, cached, crackvae, resampled, shown
@@ -14,6 +15,9 @@ from crackvae.report.tables import markdown
 PHOTOS = ("7001", "7002", "7003", "7004")
 BASELINES = ("darkness line", "line filter")
 
+_HUB = "7002"  # overlaps each of the others enough
+_SMALL = 0.35  # of the size at which photographs are matched
+_NEAR_PX = 25  # the ground is nearly flat, the lens nearly straight
 _BLOCK = 3  # cells a side: neighbouring cells hang together
 _ALPHA = 0.05
 
@@ -96,8 +100,41 @@ def _cells(data: Path, photo: str, model: Path | str) -> pd.DataFrame:
     )
 
 
-def report(frame: pd.DataFrame) -> str:
-    """Pooled with intervals and paired differences, then photograph by photograph."""
+def ground_once(data: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells whose middle no photograph before theirs shows: the four overlap by a quarter to two thirds."""
+    to_hub = _to_hub(data)
+    seen = np.zeros(len(frame), bool)
+    for number, photo in enumerate(PHOTOS):
+        own = (frame.photo == photo).to_numpy()
+        middle_2N = np.stack([frame.x + frame.width / 2, frame.y + frame.height / 2])[:, own]
+        for before in PHOTOS[:number]:
+            place_2N = (np.linalg.inv(to_hub[before]) @ to_hub[photo] @ np.vstack([middle_2N, np.ones(own.sum())]))[:2]
+            with Image.open(data / "sdnet2018-decks" / f"{before}.jpg") as image:
+                seen[own] |= ((place_2N >= 0) & (place_2N < np.array(image.size)[:, None])).all(axis=0)
+    return frame[~seen]
+
+
+def _to_hub(data: Path) -> dict[str, np.ndarray]:
+    """Of each photograph the 3x3 similarity that brings its pixels to those of the hub (SIFT, Lowe 2004; RANSAC)."""
+    cv2.setRNGSeed(0)
+    sift, matcher, found = cv2.SIFT_create(12_000), cv2.BFMatcher(), {}
+    for photo in PHOTOS:
+        with Image.open(data / "sdnet2018-decks" / f"{photo}.jpg") as image:
+            small = image.convert("L").resize([round(side * _SMALL) for side in image.size])
+        found[photo] = sift.detectAndCompute(np.asarray(small), None)
+    made = {_HUB: np.eye(3)}
+    for photo in set(PHOTOS) - {_HUB}:
+        pairs = matcher.knnMatch(found[photo][1], found[_HUB][1], k=2)
+        pairs = [first for first, second in pairs if first.distance < 0.8 * second.distance]
+        start_N2 = np.array([found[photo][0][pair.queryIdx].pt for pair in pairs]) / _SMALL
+        end_N2 = np.array([found[_HUB][0][pair.trainIdx].pt for pair in pairs]) / _SMALL
+        similarity, _ = cv2.estimateAffinePartial2D(start_N2, end_N2, ransacReprojThreshold=_NEAR_PX)
+        made[photo] = np.vstack([similarity, [0, 0, 1]])
+    return made
+
+
+def report(data: Path, frame: pd.DataFrame) -> str:
+    """Pooled with intervals and paired differences, all and each piece of ground once; then by photograph."""
     rows = []
     for photo, group in frame.groupby("photo"):
         metrics = {name: resampled(group, name).intervals() for name in ("crackvae", *BASELINES)}
@@ -116,7 +153,8 @@ def report(frame: pd.DataFrame) -> str:
         "sound cells flagged at alpha 5%",
         "cracked",
     ]
-    return f"{beside(frame, 'crackvae', BASELINES)}\n\n{markdown(header, rows)}"
+    once = f"Each piece of ground once:\n\n{beside(ground_once(data, frame), 'crackvae', BASELINES)}"
+    return f"{beside(frame, 'crackvae', BASELINES)}\n\n{once}\n\n{markdown(header, rows)}"
 
 
 def worst(data: Path, frame: pd.DataFrame, folder: Path) -> None:
