@@ -43,7 +43,7 @@ def rows(count: int) -> Iterator[pa.Table]:
         number_N = range(start, min(start + _BLOCK, count))
         name = [f"bridge-{n // 100_000:03d}/span-{n // 1000:05d}/DJI_{n:08d}.JPG" for n in number_N]
         columns = {"image_id": name, "uri": [f"s3://surveys/2026/{one}" for one in name]}
-        columns |= {"size": pa.repeat(400_000, len(name))}
+        columns |= {"size": pa.repeat(10_000, len(name))}
         unknown = {field.name: pa.nulls(len(name), field.type) for field in MANIFEST}
         yield pa.table(unknown | columns).cast(MANIFEST)
 
