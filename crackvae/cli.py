@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from crackvae import __version__, logs
-from crackvae.errors import CrackvaeError, DetachedError, ExitCode, UsageError
+from crackvae.errors import CrackvaeError, DetachedError, ExitCode, LostError, UsageError
 
 if TYPE_CHECKING:
     from crackvae.schema import Status
@@ -28,6 +28,7 @@ train, calibrate, evaluate, score, nightly, reproduce and demo go on where they 
 
 _Command = Callable[[str, str, str], argparse.ArgumentParser]  # name, about, example
 
+_SCORE = ("score", "evaluate", "nightly", "calibrate")
 _PATIENCE_SECONDS = 10  # Ray takes 3 to 6 to end
 
 
@@ -97,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with _Stop() as stop:
         try:
             options = _options(_parser(), arguments)
+            if options["command"] in _SCORE:
+                _prepare()
             from crackvae import experiment
 
             return experiment.run(options.pop("command"), options)
@@ -108,6 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.flush()
             os._exit(code)  # threads of Ray that were cut off can crash Python on its own way out
         return int(code)
+
+
+def _prepare() -> None:
+    """Starts what a local job's workers are made from: it takes as long as this process takes to import the same."""
+    from crackvae import processes
+
+    if not os.environ.get("RAY_ADDRESS") and processes.cores() > 1:
+        processes.prepare()
 
 
 def _options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> dict[str, Any]:
@@ -136,7 +147,7 @@ def _ending(error: BaseException, stopped_by: int | None) -> tuple[ExitCode, str
     if stopped_by or isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED, "interrupted; the same command goes on"
     if isinstance(error, CrackvaeError):
-        return error.exit_code, str(error)
+        return error.exit_code, f"{error}; the same command goes on" if isinstance(error, LostError) else str(error)
     if isinstance(error, OSError):
         return ExitCode.INPUT, f"{error.filename or 'storage'}: {error.strerror or error}"
     raise error

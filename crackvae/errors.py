@@ -10,6 +10,7 @@
     ├── UnavailableError        an object store gave no answer                     exit 3
     ├── RefusedError            doing it would destroy or mix results              exit 3
     ├── TooManyFailedError      results are kept, but too many files failed        exit 4
+    ├── LostError               a process of the job, or the node it was on, is gone       exit 1
     ├── DetachedError           a submitted job goes on without this process       exit 130
     └── ImageError              one image; becomes a row with a status, never ends a job
 
@@ -80,6 +81,10 @@ class TooManyFailedError(CrackvaeError):
     """More files failed than the config allows; what was scored is kept."""
 
     exit_code = ExitCode.TOO_MANY_FAILED
+
+
+class LostError(CrackvaeError):
+    """A process of the job, or the node it was on, is gone, and what it was doing with it."""
 
 
 class DetachedError(CrackvaeError):

@@ -60,7 +60,7 @@ def test_every_command_in_a_page_is_one(path):
 
 
 def test_every_metric_in_the_pages_is_recorded():
-    source = (ROOT / "crackvae" / "cluster" / "watch.py").read_text()
+    source = (ROOT / "crackvae" / "cluster" / "metrics.py").read_text()
     recorded = set(re.findall(r'(?:Counter|Gauge)(?:, |\()"(?:crackvae_)?(\w+)"', source))
     told = set(re.findall(r"ray_crackvae_(\w+?)(?:_total)?\b", (DOCS / "howto" / "watching.md").read_text()))
     assert told == recorded

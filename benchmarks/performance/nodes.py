@@ -2,8 +2,7 @@
 
     python benchmarks/performance/nodes.py WORK      writes WORK/nodes.md and .json
 
-`cluster.survey` is crackvae's own, with its Ray pipeline, shards and commits; only the arithmetic is a pause. Work
-grows with the nodes. Busy is the share of the nodes' time in which they scored, from when the last worker had begun
+`cluster.pipeline`, shards and commits are crackvae's own; only the arithmetic is a pause. Work grows with the nodes. Busy is the share of the nodes' time in which they scored, from when the last worker had begun
 (they start on the few cores of this machine) until the last shard.
 """
 
@@ -23,6 +22,7 @@ import scale
 from machine import described
 
 from crackvae.cluster import survey
+from crackvae.cluster.workers import Job
 from crackvae.report.tables import markdown
 
 SHARDS, SECONDS = 12, 3.0  # shards for each node, and what each takes to score
@@ -36,8 +36,8 @@ class Sleeps:
 
     pause = SECONDS
 
-    def __init__(self, run: str, *_: object) -> None:
-        self._run, self._notes = run, Path(run).parent / "notes"
+    def __init__(self, job: Job) -> None:
+        self._run, self._notes = job.run, Path(job.run).parent / "notes"
         first = self._notes / "straggler"
         self._pause = self.pause
         if os.environ.get("STRAGGLER"):
@@ -59,8 +59,8 @@ class Sleeps:
 class Reads:
     """The stage before, where reading and scoring are apart: quick, and its tiles are large."""
 
-    def __init__(self, run: str, *_: object) -> None:
-        self._notes = Path(run).parent / "notes"
+    def __init__(self, job: Job) -> None:
+        self._notes = Path(job.run).parent / "notes"
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Reads a shard."""
@@ -73,7 +73,8 @@ def _survey(work: Path, nodes: int, *, lose: bool = False, apart: bool = False) 
     import ray
     from ray.cluster_utils import Cluster
 
-    from crackvae.cluster import session
+    from crackvae.cluster import pipeline, session
+    from crackvae.cluster.watch import Watch
     from crackvae.model import artifact, backend
     from crackvae.run import directory, shards
 
@@ -82,7 +83,7 @@ def _survey(work: Path, nodes: int, *, lose: bool = False, apart: bool = False) 
     scale.plan(work, 0)
     (work / "notes").mkdir()
     run = directory.open_run(str(work / "run"))
-    survey._ScorePhotographs, survey._Read, survey._Score = Sleeps, Reads, Sleeps  # type: ignore[misc, assignment]
+    pipeline._ReadAndScore, pipeline._Read, pipeline._Score = Sleeps, Reads, Sleeps  # type: ignore[misc, assignment]
     artifact.load = lambda _: type("Model", (), {"photographs": None if apart else ()})  # type: ignore[assignment]
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 2 * 10**8})
     added = [cluster.add_node(num_cpus=1, object_store_memory=2 * 10**8) for _ in range(nodes)]
@@ -91,7 +92,10 @@ def _survey(work: Path, nodes: int, *, lose: bool = False, apart: bool = False) 
     with session.session():
         if lose:
             _lose(cluster, added[0], work / "notes", total // 2)
-        survey.score(run, shards.missing(run)[0], "none", backend.Backend("cpu", "", "fp32", ""), fused=False)
+        job = Job(run.location, run.identity, "none", backend.Backend("cpu", "", "fp32", ""))
+        missing = shards.missing(run)[0]
+        seen = Watch(len(missing), lambda files: None)
+        survey._score_all(run, missing, lambda left: pipeline.scored(job, left, fused=False), seen)
         seconds = time.time() - start
         driver = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1e3
     ray.shutdown()

@@ -11,10 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from crackvae import storage
-from crackvae.cluster import scoring, survey, watch
+from crackvae.cluster import here, scoring, survey
 from crackvae.cluster.scoring import Outcome
 from crackvae.dataset import manifest, tiles
 from crackvae.errors import ExitCode, RefusedError
@@ -210,8 +209,10 @@ def _finish(job: _Job, listing: pa.Table, record: Record) -> Night:
         "drift": charts.follow([storage.join(job.root, snapshot.NIGHTS, name) for name in nights]) if outcome else {},
     }
     snapshot.finish(job.root, record)
-    if ray.is_initialized():
-        watch.count_alarms(record["drift"])
+    if here.ray_runs():
+        from crackvae.cluster import metrics
+
+        metrics.count_alarms(record["drift"])
     code = ExitCode.DRIFT_ALARM if any(told["alarm"] for told in record["drift"].values()) else ExitCode.DONE
     if outcome and _failed_fraction(outcome.run, files) > job.loaded.config.scoring.max_failed_fraction:
         code = ExitCode.TOO_MANY_FAILED

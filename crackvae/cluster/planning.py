@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import ray
 from scipy import stats
 
-from crackvae.cluster import session
+from crackvae.cluster import here, session
 from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
 from crackvae.images.appearance import looks_of_tile
 from crackvae.model import artifact, backend
 from crackvae.model.photograph import PhotoScorer, Row
 from crackvae.model.scorer import TileScorer
+from crackvae.processes import cores
 from crackvae.run.directory import Sharding
 from crackvae.schema import MANIFEST, PART, Status
 
@@ -110,9 +111,9 @@ def estimate(
     tiling = artifact.load(model).config.image.tiling
     with manifest.listing(locations, normal=normal, crack=crack, label_column=label_column) as (blocks, found):
         chosen, shards = _sampled(blocks, found.images, _SAMPLE[tiling])
-    if session.is_local():
+    if here.is_local():
         computed_on = backend.resolve(device, "auto").device
-        sample, workers = measure(model, chosen, computed_on), session.cores()
+        sample, workers = measure(model, chosen, computed_on), cores()
     else:
         with session.session():
             computed_on = session.device(device)

@@ -16,7 +16,9 @@ import ray.data
 import ray.exceptions
 import torch
 
+from crackvae.cluster.here import is_local
 from crackvae.errors import CrackvaeError
+from crackvae.processes import cores
 
 # One logical CPU more than cores: actors that hold them all would starve the stages that feed
 # them, and a pipeline on two CPUs then waits for ever.
@@ -98,16 +100,6 @@ def _object_store_bytes() -> int:
     """A fifth of the memory (Ray takes 30%), within what /dev/shm holds."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(min(memory // 5, shutil.disk_usage("/dev/shm").free * 0.9))
-
-
-def is_local() -> bool:
-    """Whether Ray runs on this machine alone, for this process."""
-    return not os.environ.get("RAY_ADDRESS")
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def worker_pool(most: int, now: int, *, ahead: bool = False) -> ray.data.ActorPoolStrategy:

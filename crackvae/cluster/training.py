@@ -23,7 +23,7 @@ from ray.util.queue import Empty, Queue
 
 import crackvae
 from crackvae import storage
-from crackvae.cluster import claim, loop, session, survey
+from crackvae.cluster import claim, here, loop, session, survey
 from crackvae.cluster.calibrate import calibrate, one_per_group
 from crackvae.cluster.decoding import at_pitch, decode_batch
 from crackvae.config import Config
@@ -35,6 +35,7 @@ from crackvae.model import artifact, photograph
 from crackvae.model.artifact import Artifact
 from crackvae.model.backend import Backend
 from crackvae.model.quantised import LARGEST, largest_activations
+from crackvae.processes import cores
 from crackvae.schema import Label, Split
 from crackvae.statistics import calibration, domain
 from crackvae.terminal import log, progress
@@ -93,8 +94,8 @@ def train(
         return claim.finished(out, facts)
     if config.training.batch_size % (workers or 1):
         raise UsageError(f"--workers {workers}: does not divide training.batch_size {config.training.batch_size}")
-    if session.is_local() and (workers or 1) > session.cores():
-        raise UsageError(f"--workers {workers}: this machine has {session.cores()} cores; ask for no more")
+    if here.is_local() and (workers or 1) > cores():
+        raise UsageError(f"--workers {workers}: this machine has {cores()} cores; ask for no more")
     claim.claim(out, facts)
     with session.session():
         computed_on = survey.resolve_backend(device, config.training.precision)
@@ -109,7 +110,7 @@ def train(
             "calibration_twins_left_out": all_val_rows.num_rows - val_rows.num_rows,
             "workers": workers,
             "trained_on": computed_on.as_dict(),
-            "machine": f"{platform.machine()}, {session.cores()} cores",
+            "machine": f"{platform.machine()}, {cores()} cores",
             "crackvae": crackvae.__version__,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -173,7 +174,7 @@ def _fit(
     computed_on: Backend,
 ) -> loop.Checkpoint:
     on_gpu = computed_on.device == "cuda"
-    if on_gpu and session.is_local() and workers > session.gpus():
+    if on_gpu and here.is_local() and workers > session.gpus():
         raise UsageError(f"--workers {workers}: this machine has {session.gpus()} GPUs; ask for no more")
     queue = Queue(actor_options={"num_cpus": 0})
     if base is not None:

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import TINY_NATIVE
 
 from crackvae import AnomalyScorer, experiment
-from crackvae.cluster import scoring, session, training
+from crackvae.cluster import scoring, training
 from crackvae.dataset import manifest, splitting
 from crackvae.errors import UsageError
 from crackvae.images import synthetic
@@ -163,4 +163,3 @@ def test_a_retry_scores_only_the_rows_of_its_status(run, native_model, photograp
     assert [name for name, row in after.items() if row != before[name]] == [broken["image_id"]]
     assert after[broken["image_id"]]["status"] == Status.UNREADABLE  # it is another file than was listed
     assert shards.missing(directory.open_run(out))[0] == []
-    assert session.is_local()

@@ -1,5 +1,6 @@
 """Scoring jobs on a real local Ray."""
 
+import json
 import logging
 import os
 import shutil
@@ -16,7 +17,8 @@ import runs
 from PIL import Image
 
 from crackvae import AnomalyScorer
-from crackvae.cluster import scoring, session, survey
+from crackvae.cluster import pipeline, scoring, session, survey
+from crackvae.cluster.workers import Job
 from crackvae.dataset import manifest
 from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
@@ -172,23 +174,27 @@ def test_reading_and_scoring_apart_writes_the_same_bytes(run, model, tmp_path, r
     split = directory.create(str(tmp_path / "run"), [plan.drop_columns("shard")], facts, calibration)
     assert split.identity == original.identity
     backend = survey.resolve_backend("cpu", artifact.load(str(model)).config.scoring.precision)
-    survey.score(split, shards.missing(split)[0], str(model), backend, fused=False)
+    job = Job(split.location, split.identity, str(model), backend)
+    told = list(pipeline.scored(job, shards.missing(split)[0], fused=False))
+    assert [json.loads(shard)["shard"] for shard in told] == list(range(original.plan.shards))
     for number in range(original.plan.shards):
         name = shards.part_name(number)
         ours = (tmp_path / "run" / "parts" / name).read_bytes()
         assert ours == Path(run.run, "parts", name).read_bytes()
 
 
-def test_a_single_shard_is_scored_without_ray_to_the_same_bytes(model, survey, tmp_path, ray_session):
-    here, by_ray = tmp_path / "here", tmp_path / "ray"
-    scoring.score(str(model), [str(survey)], str(by_ray))
-    without = "import sys, ray; ray.init = None; from crackvae import cli; sys.exit(cli.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", without, "score", str(model), str(survey), "--out", str(here)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("on", ["one core", "all cores"])
+def test_one_machine_scores_without_ray_to_the_same_bytes(on, model, damaged, run, tmp_path):
+    here = tmp_path / "here"
+    without = "import sys; sys.modules['ray'] = None; from crackvae import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", without, "score", str(model), str(damaged), "--out", str(here)]
+    core = str(min(os.sched_getaffinity(0)))
+    done = subprocess.run(
+        ["taskset", "-c", core, *command] if on == "one core" else command, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    part = Path("parts", shards.part_name(0))
-    assert (here / part).read_bytes() == (by_ray / part).read_bytes()
-    assert finalize.read_results(str(here)).equals(finalize.read_results(str(by_ray)))
+    ours, by_ray = runs.everything(here), runs.everything(Path(run.run))
+    assert {name: ours[name] for name in by_ray} == by_ray
 
 
 def scoring_workers():

@@ -230,8 +230,17 @@ def end(session: int) -> None:
 
 
 def scoring_workers(session: int) -> list[int]:
-    """The processes of a session that score."""
-    return [pid for pid, title in processes(session).items() if title.startswith("ray::") and "Score" in title]
+    """The processes of a session that score: Ray's, or on one machine forks of a process that has imported all."""
+    found = processes(session)
+    servers = [pid for pid, title in found.items() if "multiprocessing.forkserver" in title]
+    forks = [pid for pid in servers if _parent(pid) in servers]
+    return forks or [pid for pid, title in found.items() if title.startswith("ray::") and "Score" in title]
+
+
+def _parent(pid: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 class Opens:

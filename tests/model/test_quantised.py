@@ -27,7 +27,9 @@ def test_eight_bits_reconstruct_what_fp32_does(source, request):
         coarse_x_hat, coarse_logvar, coarse_mu = quantised.reconstruct(tile_BHW)
     assert coarse_x_hat.shape == x_hat.shape
     assert (coarse_x_hat - x_hat).square().mean().sqrt() * 127.5 < 1.5  # gray levels
-    assert (coarse_mu - mu).square().mean().sqrt() < 0.03 * mu.std()
+    # Without VNNI, where int8 is not chosen, sums of two products are cut off at 16 bits.
+    is_native = torch.cpu.get_capabilities().get("avx512_vnni")
+    assert (coarse_mu - mu).square().mean().sqrt() < (0.03 if is_native else 0.05) * mu.std()
     if logvar is not None:
         assert (coarse_logvar - logvar).square().mean().sqrt() < 0.1
         assert (x_hat.roll(1, 0) - x_hat).square().mean().sqrt() * 127.5 > 5  # of another tile

@@ -1,0 +1,155 @@
+"""Shards through Ray Data: one row of a pipeline each.
+
+On CPUs one worker per core does everything, because the network is the cost. With GPUs, CPU workers read and decode,
+and send uint8 tiles to the workers that hold a GPU.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+from ray.data import ActorPoolStrategy
+from ray.util.annotations import RayDeprecationWarning
+
+from crackvae.cluster import session, workers
+from crackvae.cluster.workers import Job, Tiles
+from crackvae.errors import LostError
+from crackvae.model import artifact, backend
+from crackvae.model.backend import Backend
+from crackvae.run.shards import Work
+
+Batch = dict[str, Any]
+
+_LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)
+
+
+def scored(job: Job, work: Sequence[Work], *, fused: bool | None = None) -> Iterator[str]:
+    """Scores shards on the cluster of this session.
+
+    Args:
+        job: What every worker is told.
+        work: The shards.
+        fused: Whether one worker does everything; by default on CPUs only.
+
+    Yields:
+        What `watch.tell` tells of each, in order.
+
+    Raises:
+        LostError: A worker or its node is gone.
+    """
+    try:
+        for row in _dataset(job, work, fused).iter_rows():
+            yield row["told"]
+    except _LOST as error:
+        raise LostError(" ".join(str(error).split())) from error
+
+
+def _dataset(job: Job, work: Sequence[Work], fused: bool | None) -> ray.data.Dataset:
+    on_gpu = job.computed_on.device == "cuda"
+
+    def stage(upstream: ray.data.Dataset, worker: type, pool: ActorPoolStrategy, **needs: Any) -> ray.data.Dataset:
+        with warnings.catch_warnings():  # there is no other way to say max_restarts in Ray 2.60
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            return upstream.map_batches(
+                worker,
+                fn_constructor_args=(job,),
+                batch_size=1,
+                compute=pool,
+                max_restarts=0,  # Ray would try for ever; `survey` counts
+                **needs,
+            )
+
+    rows = [asdict(item) for item in work]
+    dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    if artifact.load(job.model).photographs is not None:
+        # One worker from file to commit, GPU or not: a shard's photographs would fill Ray's object store. Two thirds
+        # of the work are decoding and lines, on the CPU: so a GPU is shared by as many workers as it has processors.
+        sharers = session.sharers_of_gpu()
+        pool = session.worker_pool(len(rows), session.gpus() * sharers if on_gpu else session.cpus())
+        return stage(dataset, _ReadAndScore, pool, num_cpus=1, num_gpus=1 / sharers if on_gpu else 0)
+    if not on_gpu if fused is None else fused:
+        # Ahead: a shard of tiles takes a core 0.4 s, and Ray another 0.13 s to hand an idle worker the next.
+        return stage(dataset, _ReadAndScore, session.worker_pool(len(rows), session.cpus(), ahead=True), num_cpus=1)
+    scorers = session.worker_pool(len(rows), session.gpus() if on_gpu else session.cpus(), ahead=True)
+    dataset = stage(dataset, _Read, session.worker_pool(len(rows), session.cpus()), num_cpus=1)
+    return stage(dataset, _Score, scorers, num_cpus=0, num_gpus=int(on_gpu))
+
+
+class _ReadAndScore:
+    """A worker is made by its first shard: what is raised then is raised to the job, and counts as no death."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @cached_property
+    def _worker(self) -> workers.ImageWorker | workers.PhotographWorker:
+        return workers.whole(self._job)
+
+    def __call__(self, batch: Batch) -> Batch:
+        return {"told": [self._worker.score(_work(batch))]}
+
+
+class _Read:
+    """Its work in, what was read out."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @cached_property
+    def _reader(self) -> workers.TileReader:
+        return workers.TileReader(self._job)
+
+    def __call__(self, batch: Batch) -> Batch:
+        read = self._reader.read(_work(batch))
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, read.part.schema) as stream:
+            stream.write_table(read.part)
+        made = {"tiles": read.tiles_NSS.tobytes(), "part": sink.getvalue(), "again": read.again_N.tobytes()}
+        return batch | {name: [value] for name, value in made.items()} | {"seconds": [read.seconds]}
+
+
+class _Score:
+    """What was read in, what became of it out."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._size = job, artifact.load(job.model).config.image.tile_size
+
+    @cached_property
+    def _worker(self) -> workers.TileWorker:
+        return workers.TileWorker(self._job)
+
+    def __call__(self, batch: Batch) -> Batch:
+        tiles_NSS = np.frombuffer(batch["tiles"][0], np.uint8).reshape(-1, self._size, self._size)
+        part = pa.ipc.open_stream(batch["part"][0]).read_all()
+        again_N = np.frombuffer(batch["again"][0], np.bool_)
+        read = Tiles(tiles_NSS, part, again_N, float(batch["seconds"][0]))
+        return {"told": [self._worker.score(_work(batch), read)]}
+
+
+def _work(batch: Batch) -> Work:
+    return Work(int(batch["shard"][0]), int(batch["attempt"][0]))
+
+
+def resolve_backend(device: str, precision: str) -> Backend:
+    """The backend of the workers, asked on one of the cluster's."""
+    with session.session():
+        chosen = session.device(device)
+        task = ray.remote(backend.resolve).options(num_gpus=1 if chosen == "cuda" else 0)
+        resolved: Backend = ray.get(task.remote(chosen, precision))
+        return resolved

@@ -1,0 +1,193 @@
+"""What a worker does with a shard: reads, decodes, scores, commits. Who hands it out does not matter here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from crackvae.cluster import watch
+from crackvae.cluster.watch import Clock
+from crackvae.dataset.decoder import Decoder
+from crackvae.errors import InputError, RefusedError
+from crackvae.images.appearance import looks_of_tile
+from crackvae.images.decode import Gray
+from crackvae.model import artifact, backend
+from crackvae.model.backend import Backend
+from crackvae.run import directory, finalize, judge, shards
+from crackvae.run.directory import Run
+from crackvae.run.shards import Work
+from crackvae.schema import LOOKS, PART, Status
+
+_TILE_LOOKS = pa.schema([PART.field(name) for name in LOOKS if name != "latent"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run is told.
+
+    Attributes:
+        run: Location of the run directory.
+        identity: The run's.
+        model: Location of the model artifact.
+        computed_on: The run's backend; a worker that has another one refuses.
+    """
+
+    run: str
+    identity: str
+    model: str
+    computed_on: Backend
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A shard of images that were read, each one tile.
+
+    Attributes:
+        tiles_NSS: Zeros in the place of an image that failed.
+        part: Its rows, columns of `schema.PART`.
+        again_N: Which of them were read now; others are an earlier attempt's.
+        seconds: It took to read them.
+    """
+
+    tiles_NSS: Gray
+    part: pa.Table
+    again_N: NDArray[np.bool_]
+    seconds: float
+
+
+class TileReader:
+    """Reads and decodes shards of images, each to one tile."""
+
+    def __init__(self, job: Job) -> None:
+        self._run = directory.read_header(job.run)
+        self._decoder = Decoder(artifact.load(job.model).config.image)
+
+    def read(self, work: Work) -> Tiles:
+        """Reads a shard."""
+        clock = Clock()
+        files = self._run.plan.shard(work.shard)
+        before, again_N = _again(self._run, work)
+        size = self._decoder.tile_size
+        tiles_NSS = np.zeros((len(files), size, size), np.uint8)
+        tiles_NSS[again_N], read = self._decoder.read(files.filter(again_N))
+        part = _merged(before, again_N, read)
+        clock.lap("decode")
+        return Tiles(tiles_NSS, part, again_N, clock.seconds["decode"])
+
+
+def _again(run: Run, work: Work) -> tuple[pa.Table, NDArray[np.bool_]]:
+    """The newest rows of a shard, and which of them a retry scores again; without rows, all."""
+    if not work.attempt:
+        files = run.plan.shard(work.shard).num_rows
+        return PART.empty_table(), np.ones(files, np.bool_)
+    before = shards.read_part(run, work.shard, range(work.attempt)).table
+    return before, pc.equal(before["status"], str(run.retries[work.attempt - 1])).to_numpy()
+
+
+def _merged(before: pa.Table, again_N: NDArray[np.bool_], read: pa.Table) -> pa.Table:
+    """The rows of before, with those that were read again in their places."""
+    row_N = np.arange(len(again_N))
+    row_N[again_N] = before.num_rows + np.arange(len(read))
+    return pa.concat_tables([before, read]).take(row_N)
+
+
+class TileWorker:
+    """Scores shards of tiles and commits them."""
+
+    def __init__(self, job: Job) -> None:
+        import torch
+
+        from crackvae.model.scorer import TileScorer
+
+        torch.set_num_threads(1)
+        _refuse_other(job)
+        self._commit = _Commit(directory.read_header(job.run), job.identity)
+        self._scorer = TileScorer(artifact.load(job.model), job.computed_on.device, job.computed_on.precision)
+
+    def score(self, work: Work, tiles: Tiles) -> str:
+        """Scores and commits a shard; returns what `watch.tell` tells of it."""
+        clock, part = Clock(), tiles.part
+        clock.seconds["decode"] = tiles.seconds
+        # What an earlier attempt scored keeps its score; what failed has none.
+        new_N = pc.and_(pc.equal(part["status"], str(Status.OK)), pc.is_null(part["score"]))
+        error_N, latent_N = (pa.array(value_N) for value_N in self._scorer.measure(tiles.tiles_NSS))
+        measured = {"score": error_N, "reconstruction_error": error_N, "latent": latent_N}
+        looks = pa.Table.from_pylist([looks_of_tile(tile_SS) for tile_SS in tiles.tiles_NSS]).cast(_TILE_LOOKS)
+        for name, value_N in (measured | dict(zip(_TILE_LOOKS.names, looks.columns, strict=True))).items():
+            column = pc.if_else(new_N, value_N, part[name])
+            part = part.set_column(part.schema.get_field_index(name), name, column)
+        clock.lap("score")
+        return self._commit(work, part, tiles.again_N, clock)
+
+
+class PhotographWorker:
+    """Reads, decodes, scores and commits shards of photographs, one photograph after the other."""
+
+    def __init__(self, job: Job) -> None:
+        import cv2
+        import torch
+
+        from crackvae.model.photograph import PhotoScorer
+
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        _refuse_other(job)
+        loaded = artifact.load(job.model)
+        self._run = directory.read_header(job.run)
+        self._commit = _Commit(self._run, job.identity)
+        self._decoder = Decoder(loaded.config.image)
+        self._given = self._run.facts.get("given", {})
+        keep_tiles = finalize.TILES_DIRECTORY in finalize.tables(self._run)
+        self._scorer = PhotoScorer(loaded, job.computed_on.device, job.computed_on.precision, keep_tiles=keep_tiles)
+
+    def score(self, work: Work) -> str:
+        """Reads, scores and commits a shard; returns what `watch.tell` tells of it."""
+        clock = Clock()
+        before, again_N = _again(self._run, work)
+        files = self._run.plan.shard(work.shard).filter(again_N)
+        read = clock.split(self._decoder.photographs(files), "decode", "score")
+        rows = [self._scorer.complete(row | self._given if arrays else row, arrays) for row, arrays in read]
+        part = _merged(before, again_N, pa.Table.from_pylist(rows, PART))
+        return self._commit(work, part, again_N, clock)
+
+
+class ImageWorker:
+    """Reads and scores shards of images, each one tile."""
+
+    def __init__(self, job: Job) -> None:
+        self._reader, self._worker = TileReader(job), TileWorker(job)
+
+    def score(self, work: Work) -> str:
+        """Reads, scores and commits a shard; returns what `watch.tell` tells of it."""
+        return self._worker.score(work, self._reader.read(work))
+
+
+def whole(job: Job) -> ImageWorker | PhotographWorker:
+    """A worker that does everything."""
+    return ImageWorker(job) if artifact.load(job.model).photographs is None else PhotographWorker(job)
+
+
+def _refuse_other(job: Job) -> None:
+    if backend.resolve(job.computed_on.device, job.computed_on.precision) != job.computed_on:
+        raise RefusedError(f"{job.run}: a node has other hardware or versions than the run; make the nodes equal")
+
+
+class _Commit:
+    """Writes a shard's file, and tells of it what `watch` counts."""
+
+    def __init__(self, run: Run, identity: str) -> None:
+        self._run, self._identity = run, identity
+        self._judge = judge.load(run) if "calibration" in run.facts else None
+
+    def __call__(self, work: Work, part: pa.Table, again_N: NDArray[np.bool_], clock: Clock) -> str:
+        try:
+            shards.write_part(self._run.location, self._identity, work, part)
+        except OSError as error:  # on its way to the job's process, its file would be lost
+            cure = "what is finished is kept, run the same command again"
+            raise InputError(f"{self._run.location}: {error.strerror or error}; {cure}") from error
+        clock.lap("commit")
+        return watch.tell(work.shard, part, again_N, self._judge, clock)

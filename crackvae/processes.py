@@ -1,0 +1,102 @@
+"""Processes of this machine, forks of one that has imported what they need: they begin within milliseconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any, TypeVar
+
+from crackvae import logs
+from crackvae.errors import LostError
+
+_T = TypeVar("_T")
+
+_IMPORTED = ["crackvae.cluster.workers", "crackvae.report.galleries", "crackvae.report.page"]
+# -P: this may be a folder of images from anywhere, with a numpy.py in it. One thread each: there is one for each core.
+_ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def prepare() -> None:
+    """Has a process import what others are forked with, beside what this one does until then."""
+    multiprocessing.set_forkserver_preload(_IMPORTED)
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def pool(size: int) -> Iterator[Executor]:
+    """Processes that end with the block, with this process, and at once where either ends by an error.
+
+    Raises:
+        LostError: One of them was killed.
+    """
+    prepare()
+    context = multiprocessing.get_context("forkserver")
+    held, lifeline = context.Pipe(duplex=False)
+    with held, lifeline, _Pool(size, context, _begin, (held,)) as executor:
+        try:
+            yield executor
+        except BrokenProcessPool as error:
+            raise LostError("a process of this job was killed, perhaps for want of memory") from error
+        except BaseException:
+            lifeline.close()
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def beside(act: Callable[..., object], *arguments: Any) -> Iterator[None]:
+    """Acts in a process of its own while the block runs; where there is one core, before it."""
+    if cores() == 1:
+        act(*arguments)
+        yield
+        return
+    with pool(1) as executor:
+        done = executor.submit(act, *arguments)
+        yield
+        done.result()
+
+
+class _Pool(ProcessPoolExecutor):
+    def submit(self, act: Callable[..., _T], /, *arguments: Any, **named: Any) -> Future[_T]:
+        """Hides the script that calls this: a process that starts would run it once more."""
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return super().submit(act, *arguments, **named)
+        finally:
+            sys.modules["__main__"] = script
+
+
+def _begin(held: Connection) -> None:
+    """Has a process end, whatever it is doing, when the one that uses it lets go. Ctrl-C is for that one to act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logs.start()
+
+    def watch() -> None:
+        held.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
