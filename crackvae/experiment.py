@@ -6,15 +6,15 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from crackvae import config as configuration
-from crackvae import storage
+from crackvae import processes, storage
 from crackvae.config import Config, TrainingConfig
 from crackvae.dataset import labels as labelling
-from crackvae.dataset import manifest, splitting, table_files
-from crackvae.dataset.leakage import Leakage
+from crackvae.dataset import manifest, table_files
 from crackvae.errors import ExitCode, InputError, RefusedError, UsageError
 from crackvae.images import synthetic
 from crackvae.report import tables
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from crackvae.cluster.scoring import Outcome
+    from crackvae.dataset.leakage import Leakage
 
 # Ray and torch take 3 s to import: `index` and `split` do without.
 
@@ -89,6 +90,8 @@ def split(manifest: str, out: str, *, external_normal: float, external_crack: fl
 
 
 def _split(source: str, out: str, **options: Any) -> None:
+    from crackvae.dataset import splitting  # takes half a second to import
+
     storage.check_file(out)  # now: not after minutes of comparing
     plan = splitting.split(manifest.read(source), **options)
     report = plan.leakage
@@ -372,13 +375,13 @@ def _show(outcome: Outcome, model: str, by_structure: pa.Table | None = None) ->
     from crackvae.report import page, pictures
 
     _write_positions(outcome.run)
-    figures = storage.join(outcome.run, directory.FIGURES)
-    if not storage.exists(storage.join(figures, pictures.LAST)):
-        pictures.draw(outcome.run, model)
-    path = storage.join(outcome.run, directory.REPORT)
-    if by_structure is not None or not storage.exists(path):
-        shows = page.kept(directory.open_run(outcome.run))
-        page.write(outcome.run, model=model, shows=shows._replace(by=by_structure or shows.by))
+    figures, path = (storage.join(outcome.run, name) for name in (directory.FIGURES, directory.REPORT))
+    with ExitStack() as stack:
+        if not storage.exists(storage.join(figures, pictures.LAST)):
+            stack.enter_context(processes.beside(pictures.draw, outcome.run, model))
+        if by_structure is not None or not storage.exists(path):
+            shows = page.kept(directory.open_run(outcome.run))
+            page.write(outcome.run, model=model, shows=shows._replace(by=by_structure or shows.by))
     _print_metrics(outcome.metrics)
     print(f"pictures: {figures}")
     print(f"page: {path}")

@@ -20,9 +20,10 @@ def start(model: str) -> None:
     """Loads the network, once per process."""
     import torch
 
-    from crackvae.model import artifact
+    from crackvae.model import artifact, backend
 
     torch.set_num_threads(1)
+    globals()["precision"] = PRECISION or backend.resolve("cpu", "auto").precision
     network = artifact.load(model).network().to(memory_format=torch.channels_last)
     globals()["network"] = network
 
@@ -39,7 +40,7 @@ def score(paths: list[Path]) -> list[float]:
     tiles = [to_tile(decode(path.read_bytes(), min_side=16, max_megapixels=200).gray_HW, 128) for path in paths]
     with torch.inference_mode():
         x = normalise(torch.from_numpy(np.stack(tiles)))
-        with backend.autocast("cpu", PRECISION):
+        with backend.autocast("cpu", globals()["precision"]):
             x_hat, _, _ = globals()["network"].reconstruct(x)
         return [float(error) for error in (x_hat.float() - x).square().mean(dim=(1, 2, 3))]
 
@@ -55,7 +56,7 @@ def main(model: str, folder: str, out: str) -> None:
     pd.DataFrame({"path": [str(path) for path in paths], "error": errors}).to_parquet(Path(out, "scores.parquet"))
 
 
-PRECISION = os.environ.get("PRECISION", "bf16")
+PRECISION = os.environ.get("PRECISION")  # by default bf16 where the processor has it, or else fp32
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from crackvae.dataset.decoder import Decoder
 from crackvae.model.artifact import Artifact
 from crackvae.model.scorer import TileScorer
+from crackvae.report.overlay import SCALE
 from crackvae.schema import Label, Status
-
-SCALE = 20  # at METU's threshold of .012, a pixel that is 62 gray levels off is at its end
 
 _MOST = 16  # images in a gallery
 _COLUMNS = 4

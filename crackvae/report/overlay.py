@@ -18,6 +18,9 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont
 CLEAR, FULL = 0.5, 1.5
 """Colors and opacity grow with the map from so many times the limit up to so many."""
 
+SCALE = 20
+"""A heat map of squared errors ends at so many times the threshold: at METU's of .012, 62 gray levels off."""
+
 _OPACITY = 0.85  # at the most, so that what lies below stays visible
 _LEVELS = np.arange(256, dtype=np.uint8)[:, None]
 # Vivid even at its dark end; its lightness only grows: it reads without color vision, and in print.

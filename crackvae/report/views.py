@@ -1,7 +1,7 @@
 """The small pictures that a page carries: thumbnails, and triptychs of image, expected surface and heat map.
 
 Every heat map of a run is on one scale: of evidence that of `overlay`, whose middle is the model's limit;
-of squared errors 0 to `galleries.SCALE` times the threshold.
+of squared errors 0 to `overlay.SCALE` times the threshold.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from crackvae import processes
 from crackvae.dataset.decoder import Decoder
 from crackvae.dataset.sources import Reader
 from crackvae.errors import UnavailableError
@@ -28,7 +30,7 @@ from crackvae.model.artifact import Artifact
 from crackvae.model.photograph import PhotoScorer
 from crackvae.model.scorer import TileScorer
 from crackvae.report import overlay
-from crackvae.report.galleries import SCALE
+from crackvae.report.overlay import SCALE
 
 Boxes = Mapping[str, Sequence[Sequence[int]]]
 """x, y, width and height of the regions of an image, the strongest first, by image_id."""
@@ -38,6 +40,7 @@ SIDE = 384
 
 _MARGIN = 128  # computed around them: the evidence is then within 1% of that of the whole photograph
 _THUMBNAIL = 96
+_FEW = 512  # thumbnails take a process half as long as it takes to begin
 _QUALITY = 75
 _REASON_LETTERS = 120
 _CHANGED = "changed since it was scored"
@@ -245,11 +248,31 @@ def thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> Iterator[tu
     Yields:
         A JPEG and no reason, or no JPEG and the reason.
     """
+    rows = rows[["image_id", "uri", "width", "height"]]
+    parts = min(processes.cores(), len(rows) // _FEW)
+    if parts < 2:
+        yield from _thumbnails(rows, boxes, most_bytes)
+        return
+    ends = np.linspace(0, len(rows), parts + 1).astype(int)
+    with processes.pool(parts) as pool:
+        drawn = [
+            pool.submit(
+                _thumbnails, part, {name: boxes[name] for name in part["image_id"] if name in boxes}, most_bytes
+            )
+            for part in (rows[start:end] for start, end in pairwise(ends))
+        ]
+        for made in drawn:
+            yield from made.result()
+
+
+def _thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> list[tuple[bytes, str]]:
+    made = []
     shown = small_pictures(rows, _THUMBNAIL, most_bytes)
     for row, (picture, scale, gone) in zip(rows.to_dict("records"), shown, strict=True):
         if picture is not None and max(row["width"], row["height"]) > SIDE:
             _outline(picture, boxes.get(row["image_id"], ()), scale)
-        yield (b"", gone) if picture is None else (_saved(picture, 60), "")
+        made.append((b"", gone) if picture is None else (_saved(picture, 60), ""))
+    return made
 
 
 def small_pictures(rows: pd.DataFrame, side: int, most_bytes: int) -> Iterator[tuple[Image.Image | None, float, str]]:
