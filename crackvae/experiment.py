@@ -182,6 +182,7 @@ def score(model: str, sources: Sequence[str], out: str, *, structures: str | Non
         options: As for `scoring.score`.
     """
     from crackvae.cluster import scoring
+    from crackvae.report import page  # noqa: F401  a second, while a process imports what the workers need
     from crackvae.report import structures as by_structure
 
     table = by_structure.read(structures) if structures else None  # now: not after hours of scoring

@@ -2,8 +2,9 @@
 
     python benchmarks/performance/nodes.py WORK      writes WORK/nodes.md and .json
 
-`cluster.pipeline`, shards and commits are crackvae's own; only the arithmetic is a pause. Work grows with the nodes. Busy is the share of the nodes' time in which they scored, from when the last worker had begun
-(they start on the few cores of this machine) until the last shard.
+`cluster.pipeline`, shards and commits are crackvae's own; only the arithmetic is a pause. Work grows with the nodes.
+Busy is the share of the nodes' time in which they scored, from when the last worker had begun (they start on the few
+cores of this machine) until the last shard.
 """
 
 from __future__ import annotations
