@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any, TypeVar
@@ -34,11 +34,14 @@ def cores() -> int:
 def prepare() -> None:
     """Has a process import what others are forked with, beside what this one does until then."""
     multiprocessing.set_forkserver_preload(_IMPORTED)
+    resource_tracker.ensure_running()  # here: it unblocks what is blocked below
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # for all of them: Ctrl-C is for this one
     try:
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
@@ -55,7 +58,7 @@ def pool(size: int) -> Iterator[Executor]:
     prepare()
     context = multiprocessing.get_context("forkserver")
     held, lifeline = context.Pipe(duplex=False)
-    with held, lifeline, _Pool(size, context, _begin, (held,)) as executor:
+    with held, lifeline, _Pool(size, context, _begin, (held, dict(os.environ))) as executor:
         try:
             yield executor
         except BrokenProcessPool as error:
@@ -90,9 +93,9 @@ class _Pool(ProcessPoolExecutor):
             sys.modules["__main__"] = script
 
 
-def _begin(held: Connection) -> None:
-    """Has a process end, whatever it is doing, when the one that uses it lets go. Ctrl-C is for that one to act on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin(held: Connection, environment: dict[str, str]) -> None:
+    """Has a process end, whatever it is doing, when the one that uses it lets go."""
+    os.environ.update(environment | _ENVIRONMENT)  # it may have changed since the first of them was started
     logs.start()
 
     def watch() -> None:

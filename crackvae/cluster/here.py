@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import as_completed
 from functools import cache
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ def ray_runs() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def scored(job: Job, work: Sequence[Work]) -> Iterator[str]:
+def scored(job: Job, work: Sequence[Work]) -> Generator[str, None, None]:
     """Scores shards, a worker process on each core; on a single core, or a single shard, this process does.
 
     Args:

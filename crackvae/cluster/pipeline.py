@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -39,7 +39,7 @@ _LOST = (
 )
 
 
-def scored(job: Job, work: Sequence[Work], *, fused: bool | None = None) -> Iterator[str]:
+def scored(job: Job, work: Sequence[Work], *, fused: bool | None = None) -> Generator[str, None, None]:
     """Scores shards on the cluster of this session.
 
     Args:

@@ -6,8 +6,8 @@ The unit is a shard: handed to one worker, one file in the run directory.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 
 from crackvae import logs
 from crackvae.cluster import here
@@ -21,7 +21,7 @@ from crackvae.run.directory import Run
 from crackvae.run.shards import Work
 from crackvae.terminal import log, progress
 
-_Scored = Callable[[Sequence[Work]], Iterator[str]]
+_Scored = Callable[[Sequence[Work]], Generator[str, None, None]]
 
 _ROUND = 4096  # shards that are handed out at a time: a record is kept of each
 _DEATHS = 3  # of workers, without a single new shard
@@ -63,8 +63,9 @@ def _score_round(run: Run, work: Sequence[Work], scored: _Scored, seen: Watch) -
     left, deaths, later = list(work), 0, seen.left - len(work)
     while left and deaths < _DEATHS:
         try:
-            for told in scored(left):
-                seen.count(json.loads(told))
+            with closing(scored(left)) as shards_told:
+                for told in shards_told:
+                    seen.count(json.loads(told))
         except LostError as error:
             log.warning("a worker or its node was lost: %s", error)
         before = left
