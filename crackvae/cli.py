@@ -95,10 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     logs.start()
+    logs.check_format()
     with _Stop() as stop:
         try:
             options = _options(_parser(), arguments)
-            if options["command"] in _SCORE:
+            if options["command"] in _SCORE and not options.get("labels"):
                 _prepare()
             from crackvae import experiment
 
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:
             code, message = _ending(error, stop.received)
         print(logs.error_line(" ".join(message.split())), file=sys.stderr)
-        if stop.received:
+        if stop.received and "ray" in sys.modules:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)  # threads of Ray that were cut off can crash Python on its own way out

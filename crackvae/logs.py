@@ -26,6 +26,10 @@ def start() -> None:
         handler.setFormatter(_Formatter())
         handler.addFilter(lambda record: not (_to_people() and hasattr(record, "shard")))  # a bar tells of shards
         log.addHandler(handler)
+
+
+def check_format() -> None:
+    """Warns of a format that there is not."""
     if os.environ.get(FORMAT, "json") != "json":
         log.warning("%s=%r: is not json; lines stay text", FORMAT, os.environ[FORMAT])
 

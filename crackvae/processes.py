@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 from crackvae import logs
 from crackvae.errors import LostError
+from crackvae.terminal import show_cursor
 
 _T = TypeVar("_T")
 
-_IMPORTED = ["crackvae.cluster.workers", "crackvae.report.galleries", "crackvae.report.page"]
+_IMPORTED = ["crackvae.orphan", "crackvae.cluster.workers", "crackvae.report.galleries", "crackvae.report.page"]
 # -P: this may be a folder of images from anywhere, with a numpy.py in it. One thread each: there is one for each core.
 _ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -34,14 +35,15 @@ def cores() -> int:
 def prepare() -> None:
     """Has a process import what others are forked with, beside what this one does until then."""
     multiprocessing.set_forkserver_preload(_IMPORTED)
-    resource_tracker.ensure_running()  # here: it unblocks what is blocked below
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     os.environ.update(_ENVIRONMENT)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # for all of them: Ctrl-C is for this one
     try:
+        resource_tracker.ensure_running()  # before, for it unblocks SIGINT
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # for all of them: Ctrl-C is for this one
         forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
@@ -62,10 +64,12 @@ def pool(size: int) -> Iterator[Executor]:
         try:
             yield executor
         except BrokenProcessPool as error:
+            show_cursor()
             raise LostError("a process of this job was killed, perhaps for want of memory") from error
         except BaseException:
             lifeline.close()
             executor.shutdown(cancel_futures=True)
+            show_cursor()
             raise
 
 
@@ -95,6 +99,7 @@ class _Pool(ProcessPoolExecutor):
 
 def _begin(held: Connection, environment: dict[str, str]) -> None:
     """Has a process end, whatever it is doing, when the one that uses it lets go."""
+    os.environ.clear()
     os.environ.update(environment | _ENVIRONMENT)  # it may have changed since the first of them was started
     logs.start()
 

@@ -48,6 +48,13 @@ def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
         yield lambda count: bar.advance(task, count)
 
 
+def show_cursor() -> None:
+    """Of a terminal: a bar of a process that was cut off has hidden it."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h")
+        sys.stderr.flush()
+
+
 def _logged(label: str, total: int, unit: str) -> Advance:
     done, last = 0, time.monotonic()
 

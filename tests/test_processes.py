@@ -65,13 +65,16 @@ with processes.pool(2) as pool:
 
 
 def test_they_end_with_a_process_that_is_killed_and_run_neither_its_script_nor_what_lies_beside_images(tmp_path):
-    (tmp_path / "numpy.py").write_text("raise SystemExit(9)")
+    for name in ("numpy", "signal", "socket", "threading"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
     (tmp_path / "elsewhere").mkdir()
     script = tmp_path / "elsewhere" / "script.py"
     script.write_text(UNGUARDED)
-    with subprocess.Popen([sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as job:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, script], cwd=tmp_path, **streams) as job:
         begun, imported, pids = (job.stdout.readline().split() for _ in range(3))
         job.kill()
+        assert "Traceback" not in job.stderr.read()
         assert [*begun, *imported] == ["begun", "True"]
     assert len(pids) == 2
     deadline = time.monotonic() + 30
@@ -90,3 +93,17 @@ def test_what_goes_on_beside_a_block_is_done_when_it_ends(cores, tmp_path, monke
     assert made.exists()
     with pytest.raises(FileExistsError), processes.beside(os.mkdir, made):
         pass
+
+
+def test_what_they_are_forked_from_ends_with_a_command_that_ends_at_once():
+    """It imports for seconds; until it ends, a pipe behind the command would stay open."""
+    script = """
+import os
+from multiprocessing import forkserver
+from crackvae import processes
+processes.prepare()
+print(forkserver._forkserver._forkserver_pid, flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert not is_running(int(done.stdout))

@@ -43,9 +43,12 @@ def scored(job: Job, work: Sequence[Work]) -> Generator[str, None, None]:
     Raises:
         LostError: A worker is gone.
     """
+    from crackvae.cluster.workers import whole
+
     size = min(processes.cores(), len(work))
     if size == 1:
-        yield from (_score(job, item) for item in work)
+        worker = whole(job)
+        yield from (worker.score(item) for item in work)
         return
     with processes.pool(size) as pool:
         for done in as_completed([pool.submit(_score, job, item) for item in work]):

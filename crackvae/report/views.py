@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from crackvae import processes
 from crackvae.dataset.decoder import Decoder
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.sources import SEQUENTIAL_SUFFIXES, Reader
 from crackvae.errors import UnavailableError
 from crackvae.images.appearance import CELL
 from crackvae.images.decode import FORMATS, Gray
@@ -250,7 +250,7 @@ def thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> Iterator[tu
     """
     rows = rows[["image_id", "uri", "width", "height"]]
     parts = min(processes.cores(), len(rows) // _FEW)
-    if parts < 2:
+    if parts < 2 or any(f"{suffix}!/" in uri.lower() for uri in rows["uri"] for suffix in SEQUENTIAL_SUFFIXES):
         yield from _thumbnails(rows, boxes, most_bytes)
         return
     ends = np.linspace(0, len(rows), parts + 1).astype(int)

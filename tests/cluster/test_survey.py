@@ -297,3 +297,23 @@ def test_a_file_that_kills_its_decoder_is_one_row_and_its_neighbours_are_scored(
     assert crashed["message"] == "the decoder was ended by SIGSEGV"
     expected = finalize.read_results(undisturbed.run).to_pylist()
     assert rows == expected[:17] + expected[18:]
+
+
+def test_a_retry_in_the_process_that_scored_before_knows_of_the_retry(model, tmp_path):
+    folder = tmp_path / "survey"
+    synthetic.write_survey(folder, normals=3, cracks=0, size=64)
+    (folder / "normal" / "broken.jpg").write_text("text")
+    twice = """
+import sys
+from crackvae.cluster import scoring
+from crackvae.schema import Status
+model, folder, out = sys.argv[1:]
+scoring.score(model, [folder], out)
+scoring.score(model, [folder], out, retry=Status.UNDECODABLE)
+"""
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", twice, str(model), str(folder), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert directory.open_run(str(out)).retries == (Status.UNDECODABLE,)
+    assert shards.missing(directory.open_run(str(out)))[0] == []
