@@ -35,7 +35,7 @@ from crackvae.report.tables import markdown
 
 ROUNDS = 5
 FEW, SOME, MANY = 512, 2_000, 20_000  # files
-SINGLE = 64  # files: a survey of a single shard, for which crackvae does not start Ray
+SINGLE = 64  # files: a survey of a single shard, which the job's own process scores
 PHOTOGRAPHS = 2
 EPOCHS = 2
 _SET_ASIDE = 0.88  # of the normals, so that an epoch is short
