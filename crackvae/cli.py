@@ -107,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Exception, KeyboardInterrupt) as error:
             code, message = _ending(error, stop.received)
         print(logs.error_line(" ".join(message.split())), file=sys.stderr)
-        if stop.received and "ray" in sys.modules:
+        if stop.received:
+            if processes := sys.modules.get("crackvae.processes"):
+                processes.clean()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)  # threads of Ray that were cut off can crash Python on its own way out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any, TypeVar
@@ -48,6 +49,11 @@ def prepare() -> None:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+def clean() -> None:
+    """Removes what a process that leaves by `os._exit` would leave behind: the folder of a socket."""
+    shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
 
 
 @contextmanager
@@ -88,13 +94,18 @@ def beside(act: Callable[..., object], *arguments: Any) -> Iterator[None]:
 
 class _Pool(ProcessPoolExecutor):
     def submit(self, act: Callable[..., _T], /, *arguments: Any, **named: Any) -> Future[_T]:
-        """Hides the script that calls this: a process that starts would run it once more."""
+        """Hides the script that calls this: a process that starts would run it once more.
+
+        A signal waits meanwhile: of a process that is half started nobody would know, and it would outlive this one.
+        """
         script = sys.modules["__main__"]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
         sys.modules["__main__"] = ModuleType("__main__")
         try:
             return super().submit(act, *arguments, **named)
         finally:
             sys.modules["__main__"] = script
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _begin(held: Connection, environment: dict[str, str]) -> None:
