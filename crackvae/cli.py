@@ -28,7 +28,7 @@ train, calibrate, evaluate, score, nightly, reproduce and demo go on where they 
 
 _Command = Callable[[str, str, str], argparse.ArgumentParser]  # name, about, example
 
-_SCORE = ("score", "evaluate", "nightly", "calibrate")
+_SCORE = ("score", "evaluate", "nightly", "calibrate")  # commands that start workers on one machine
 _PATIENCE_SECONDS = 10  # Ray takes 3 to 6 to end
 
 
@@ -100,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             options = _options(_parser(), arguments)
             if options["command"] in _SCORE and not options.get("labels"):
-                _prepare()
+                from crackvae.cluster import here
+
+                here.prepare()  # it takes as long as this process takes to import the same
             from crackvae import experiment
 
             return experiment.run(options.pop("command"), options)
@@ -114,14 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.flush()
             os._exit(code)  # threads of Ray that were cut off can crash Python on its own way out
         return int(code)
-
-
-def _prepare() -> None:
-    """Starts what a local job's workers are made from: it takes as long as this process takes to import the same."""
-    from crackvae import processes
-
-    if not os.environ.get("RAY_ADDRESS") and processes.cores() > 1:
-        processes.prepare()
 
 
 def _options(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> dict[str, Any]:

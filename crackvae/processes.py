@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,7 +23,6 @@ from crackvae.terminal import show_cursor
 
 _T = TypeVar("_T")
 
-_IMPORTED = ["crackvae.orphan", "crackvae.cluster.workers", "crackvae.report.galleries", "crackvae.report.page"]
 # -P: this may be a folder of images from anywhere, with a numpy.py in it. One thread each: there is one for each core.
 _ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -33,9 +32,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def prepare() -> None:
-    """Has a process import what others are forked with, beside what this one does until then."""
-    multiprocessing.set_forkserver_preload(_IMPORTED)
+def prepare(modules: Sequence[str] = ()) -> None:
+    """Starts the process that others are forked from, if it does not run: it imports beside what this one does.
+
+    Args:
+        modules: What it imports.
+    """
+    multiprocessing.set_forkserver_preload(["crackvae.orphan", *modules])
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     os.environ.update(_ENVIRONMENT)

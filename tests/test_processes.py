@@ -53,6 +53,7 @@ UNGUARDED = """
 import multiprocessing, os, sys, time
 from crackvae import processes
 print("begun", flush=True)
+processes.prepare(["torch"])
 with processes.pool(2) as pool:
     print(pool.submit(eval, "'torch' in __import__('sys').modules").result(), flush=True)
     for _ in range(2):

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from crackvae.run.shards import Work
 
 
+# What workers need, and what draws the run at its end.
+_IMPORTED = ("crackvae.cluster.workers", "crackvae.report.galleries", "crackvae.report.page")
+
+
+def prepare() -> None:
+    """Begins to import what workers need, where any will be started here."""
+    if is_local() and processes.cores() > 1:
+        processes.prepare(_IMPORTED)
+
+
 def is_local() -> bool:
     """Whether no cluster is named: what Ray there is runs on this machine alone, for this process."""
     return not os.environ.get("RAY_ADDRESS")
@@ -50,6 +60,7 @@ def scored(job: Job, work: Sequence[Work]) -> Generator[str, None, None]:
         worker = whole(job)
         yield from (worker.score(item) for item in work)
         return
+    prepare()
     with processes.pool(size) as pool:
         for done in as_completed([pool.submit(_score, job, item) for item in work]):
             yield done.result()
