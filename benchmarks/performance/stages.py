@@ -20,7 +20,7 @@ from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
 from crackvae.dataset.sources import Reader
 from crackvae.dataset.tiles import describe, pixels, read_image
-from crackvae.images.appearance import looks_of_tile
+from crackvae.images.appearance import looks_of_tiles
 from crackvae.images.evidence import find_lines
 from crackvae.model import artifact, backend
 from crackvae.model.artifact import Artifact
@@ -138,12 +138,9 @@ def _measure(model: Path, folder: Path) -> dict[str, float]:
     scorer = TileScorer(loaded, "cpu", _precision(loaded))
     scorer.measure(tile_NSS[:64])
     network, (error_N, latent_N) = _timed(lambda: scorer.measure(tile_NSS))
-    looked, looks = _timed(lambda: [looks_of_tile(tile_SS) for tile_SS in tile_NSS])
-    for name, value_N in {"score": error_N, "reconstruction_error": error_N, "latent": latent_N}.items():
+    looked, looks = _timed(lambda: looks_of_tiles(tile_NSS))
+    for name, value_N in {"score": error_N, "reconstruction_error": error_N, "latent": latent_N, **looks}.items():
         part = part.set_column(part.schema.get_field_index(name), name, pa.array(value_N))
-    for name in looks[0]:
-        values = pa.array([one[name] for one in looks], pa.float32())
-        part = part.set_column(part.schema.get_field_index(name), name, values)
     written, finalized = _commit(model, table, part)
     seconds = {
         "list": listed,

@@ -19,7 +19,7 @@ from scipy import stats
 from crackvae.cluster import here, session
 from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
-from crackvae.images.appearance import looks_of_tile
+from crackvae.images.appearance import looks_of_tiles
 from crackvae.model import artifact, backend
 from crackvae.model.photograph import PhotoScorer, Row
 from crackvae.model.scorer import TileScorer
@@ -169,8 +169,7 @@ def _measure_tiles(scorer: TileScorer, decoder: Decoder, files: pa.Table) -> tup
     start = time.perf_counter()
     tile_NSS, part = decoder.read(files)
     scorer.measure(tile_NSS)
-    for tile_SS in tile_NSS:
-        looks_of_tile(tile_SS)
+    looks_of_tiles(tile_NSS)
     return part.to_pylist(), [(time.perf_counter() - start) / len(files)] * len(files)
 
 

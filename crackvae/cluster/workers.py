@@ -13,16 +13,14 @@ from crackvae.cluster import watch
 from crackvae.cluster.watch import Clock
 from crackvae.dataset.decoder import Decoder
 from crackvae.errors import InputError, RefusedError
-from crackvae.images.appearance import looks_of_tile
+from crackvae.images.appearance import looks_of_tiles
 from crackvae.images.decode import Gray
 from crackvae.model import artifact, backend
 from crackvae.model.backend import Backend
 from crackvae.run import directory, finalize, judge, shards
 from crackvae.run.directory import Run
 from crackvae.run.shards import Work
-from crackvae.schema import LOOKS, PART, Status
-
-_TILE_LOOKS = pa.schema([PART.field(name) for name in LOOKS if name != "latent"])
+from crackvae.schema import PART, Status
 
 
 @dataclass(frozen=True)
@@ -114,11 +112,10 @@ class TileWorker:
         clock.seconds["decode"] = tiles.seconds
         # What an earlier attempt scored keeps its score; what failed has none.
         new_N = pc.and_(pc.equal(part["status"], str(Status.OK)), pc.is_null(part["score"]))
-        error_N, latent_N = (pa.array(value_N) for value_N in self._scorer.measure(tiles.tiles_NSS))
+        error_N, latent_N = self._scorer.measure(tiles.tiles_NSS)
         measured = {"score": error_N, "reconstruction_error": error_N, "latent": latent_N}
-        looks = pa.Table.from_pylist([looks_of_tile(tile_SS) for tile_SS in tiles.tiles_NSS]).cast(_TILE_LOOKS)
-        for name, value_N in (measured | dict(zip(_TILE_LOOKS.names, looks.columns, strict=True))).items():
-            column = pc.if_else(new_N, value_N, part[name])
+        for name, value_N in (measured | looks_of_tiles(tiles.tiles_NSS)).items():
+            column = pc.if_else(new_N, pa.array(value_N), part[name])
             part = part.set_column(part.schema.get_field_index(name), name, column)
         clock.lap("score")
         return self._commit(work, part, tiles.again_N, clock)

@@ -43,12 +43,19 @@ def cells(gray_HW: Gray, chroma_HW2: Gray) -> NDArray[np.float32]:
 
 
 def _features(x_HW: NDArray[Any], fine_HW: NDArray[Any], coarse_HW: NDArray[Any]) -> NDArray[np.float32]:
+    return _octaves(np.stack(_means(x_HW, fine_HW, coarse_HW), axis=2))
+
+
+def _means(x_HW: NDArray[Any], fine_HW: NDArray[Any], coarse_HW: NDArray[Any]) -> list[NDArray[Any]]:
     size = tuple(length // CELL for length in x_HW.shape[::-1])
-    maps = (x_HW, np.abs(x_HW - fine_HW), np.abs(fine_HW - coarse_HW))
-    means = [cv2.resize(m_HW, size, interpolation=cv2.INTER_AREA) for m_HW in maps]
-    mean_hw3: NDArray[np.float32] = np.stack(means, axis=2).astype(np.float32)
-    mean_hw3[..., 1:] = np.log2(mean_hw3[..., 1:] + 0.25)  # a quarter of a gray level: rounding, not texture
-    return mean_hw3
+    maps = (x_HW, cv2.absdiff(x_HW, fine_HW), cv2.absdiff(fine_HW, coarse_HW))
+    return [cv2.resize(m_HW, size, interpolation=cv2.INTER_AREA) for m_HW in maps]
+
+
+def _octaves(mean_K3: NDArray[Any]) -> NDArray[np.float32]:
+    """The two textures in octaves, in place."""
+    mean_K3[..., 1:] = np.log2(mean_K3[..., 1:] + 0.25)  # a quarter of a gray level: rounding, not texture
+    return mean_K3
 
 
 def of_tiles(feature_hwF: NDArray[np.float32], shape: tuple[int, int], size: int, overlap: int) -> NDArray[np.float32]:
@@ -91,8 +98,13 @@ def looks(
     return {"brightness": brightness, "contrast": contrast, "sharpness": sharpness, "texture": texture}
 
 
-def looks_of_tile(tile_SS: Gray) -> dict[str, float]:
-    """The same of an image that is one tile, with the coarser blur at half the resolution, for speed."""
-    x_SS = tile_SS.astype(np.float32)
-    feature_hw3 = _features(x_SS, cv2.GaussianBlur(x_SS, (0, 0), _FINE), blur(x_SS, _COARSE))
-    return looks(tile_SS, np.median(feature_hw3.reshape(-1, 3), axis=0, keepdims=True))
+def looks_of_tiles(tile_NSS: Gray) -> dict[str, NDArray[np.float32]]:
+    """The same of images that are one tile each, with the coarser blur at half the resolution, for speed."""
+    cells_N, contrast_N = [], np.empty(len(tile_NSS), np.float32)
+    for number, tile_SS in enumerate(tile_NSS):
+        x_SS = tile_SS.astype(np.float32)
+        cells_N.append(_means(x_SS, cv2.GaussianBlur(x_SS, (0, 0), _FINE), blur(x_SS, _COARSE)))
+        contrast_N[number] = cv2.meanStdDev(tile_SS)[1][0, 0]
+    mean_NC3 = np.asarray(cells_N, np.float32).reshape(len(tile_NSS), 3, -1).transpose(0, 2, 1)
+    brightness_N, sharpness_N, texture_N = np.median(_octaves(mean_NC3), axis=1).T
+    return {"brightness": brightness_N, "contrast": contrast_N, "sharpness": sharpness_N, "texture": texture_N}

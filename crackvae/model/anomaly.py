@@ -13,7 +13,7 @@ from crackvae import storage
 from crackvae.dataset.sources import Reader
 from crackvae.dataset.tiles import describe, pixels, read_image
 from crackvae.errors import ImageError
-from crackvae.images.appearance import looks_of_tile
+from crackvae.images.appearance import looks_of_tiles
 from crackvae.images.decode import Decoded, of_array
 from crackvae.images.exif import Metadata
 from crackvae.model import artifact, backend
@@ -102,9 +102,11 @@ class AnomalyScorer:
         """Scores the tiles that wait, into their rows."""
         if not waiting or not isinstance(self._scorer, TileScorer):
             return
-        measured = self._scorer.measure(np.stack([tile_SS for _, tile_SS in waiting]))
-        for (row, tile_SS), error, latent in zip(waiting, *(value_N.tolist() for value_N in measured), strict=True):
-            row.update(score=error, reconstruction_error=error, latent=latent, **looks_of_tile(tile_SS))
+        tile_NSS = np.stack([tile_SS for _, tile_SS in waiting])
+        error_N, latent_N = self._scorer.measure(tile_NSS)
+        measured = {"score": error_N, "reconstruction_error": error_N, "latent": latent_N, **looks_of_tiles(tile_NSS)}
+        for number, (row, _) in enumerate(waiting):
+            row.update({name: float(value_N[number]) for name, value_N in measured.items()})
         waiting.clear()
 
     def _read(self, image: Image, reader: Reader) -> tuple[Row, list[NDArray[np.uint8]]]:
