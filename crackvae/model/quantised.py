@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from crackvae.model.network import PHASES, ConvVAE, normalise, phase_kernels, split_output
+from crackvae.model.packed import interleaved, linear_layers
 
 LARGEST = "largest_activations"
 """Name of the layers' largest activations among an artifact's weights."""
@@ -72,17 +73,11 @@ class QuantisedVAE:
         shifted = cast(Tensor, first.bias) + first.weight.sum(dim=(1, 2, 3)) / 255
         self._encoder[0] = self._encoder[0]._replace(bias=shifted.detach())
         self._mu_scale = _Scale(next(largest) / 127, _ZERO)
-        channels = convolutions[-1].out_channels
-        side = round((network.to_mu.in_features / channels) ** 0.5)
-        # Activations lie channel by channel of each pixel, and so must the linear layers' weights.
-        to_mu_ZF = network.to_mu.weight.view(-1, channels, side, side).permute(0, 2, 3, 1).flatten(1)
-        from_z = cast(nn.Linear, network.decoder[0])
-        from_z_FZ = from_z.weight.view(channels, side, side, -1).permute(1, 2, 0, 3).flatten(0, 2)
-        bias_F = from_z.bias.view(channels, side, side).permute(1, 2, 0).flatten()
-        self._shape = (side, side, channels)
         z_scale = _Scale(next(largest) / 127, _ZERO)
-        self._to_mu = _layer(to_mu_ZF, network.to_mu.bias, scales[-1], None)
-        self._from_z = _layer(from_z_FZ, bias_F, self._mu_scale, z_scale)
+        linear = linear_layers(network)
+        self._shape = linear.shape
+        self._to_mu = _layer(linear.to_mu_ZF, linear.mu_bias_Z, scales[-1], None)
+        self._from_z = _layer(linear.from_z_FZ, linear.bias_F, self._mu_scale, z_scale)
         scales = [z_scale, *(_Scale(next(largest) / 255, 0) for _ in ups[1:])]
         biases = [cast(Tensor, up.bias).repeat(len(PHASES)) for up in ups]
         self._ups = [
@@ -99,7 +94,7 @@ class QuantisedVAE:
         z_BZ = (mu_BZ / self._mu_scale.step + _ZERO).round().clamp(0, 255).to(torch.uint8)
         x_BCHW = self._from_z(z_BZ).view(-1, *self._shape).permute(0, 3, 1, 2)
         for layer in self._ups:
-            x_BCHW = _interleaved(layer(x_BCHW))
+            x_BCHW = interleaved(layer(x_BCHW))
         return *split_output(x_BCHW), mu_BZ
 
 
@@ -146,14 +141,3 @@ def _layer(
     zero_K = torch.zeros(len(step_K), dtype=torch.int64)
     assert bias is not None
     return _Layer(packed, step_K, zero_K, bias.detach(), before, after, relu, 0 if is_linear else stride)
-
-
-def _interleaved(y_BKhw: Tensor) -> Tensor:
-    """The four phases of a transposed convolution, each a byte sequence per pixel, put beside one another."""
-    y_BhwK = y_BKhw.permute(0, 2, 3, 1)
-    batch, height, width, _ = y_BhwK.shape
-    height, width, channels = height - 1, width - 1, y_BhwK.shape[3] // len(PHASES)
-    out: Any = y_BhwK.new_empty(batch, height, 2, width, 2, channels)
-    for (r, s), phase_BhwC in zip(PHASES, y_BhwK.tensor_split(len(PHASES), dim=3), strict=True):
-        out[:, :, r, :, s] = phase_BhwC[:, r : r + height, s : s + width]
-    return cast(Tensor, out.view(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2))
