@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crackvae.images import lines
 from crackvae.images.decode import Gray
 from crackvae.images.evidence import STEP, background
 from crackvae.images.paths import Map
@@ -129,5 +128,7 @@ def _region(
     outline, tolerance_px = max(contours, key=len), 1.0
     while len(ring := cv2.approxPolyDP(outline, tolerance_px, closed=True)) > _MAX_POINTS:
         tolerance_px *= 1.5
+    from crackvae.images import lines  # a second to import: SciPy's signals, for what is found in photographs
+
     line = lines.measure(gray_HW, background_HW, inside_hw, (top, left))
     return Region(x, y, width, height, ring[:, 0].tolist(), area, peak, line is not None, *(line or (None, None)))
