@@ -3,10 +3,12 @@
 By itself it would look only after them, and hold the parent's standard output open for seconds: `crackvae ... | tee`.
 """
 
+import gc
 import os
 import threading
 import time
 
+gc.set_threshold(50_000, 20)  # as in `cli.main`
 _SECONDS = 0.1
 _parent = os.getppid()
 
