@@ -99,5 +99,6 @@ def _png(figure: Figure) -> bytes:
     with warnings.catch_warnings():
         # A file's name may hold letters that the font lacks: a box is drawn for each.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        figure.savefig(buffer, format="png", dpi=110)
+        # Of two galleries, by level 6 in 0.5 s, by this in 0.2 s and a tenth more bytes.
+        figure.savefig(buffer, format="png", dpi=110, pil_kwargs={"compress_level": 3})
     return buffer.getvalue()
