@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import pyarrow as pa
 import pyarrow.compute as pc
+import scipy.stats  # noqa: F401  finalize imports it late: half a second of start-up
 import torch
 from PIL import Image
 from torch import Tensor
