@@ -120,6 +120,8 @@ def in_millimetres(
 def _region(
     gray_HW: Gray, background_HW: Gray, label_HW: NDArray[Any], label: int, stats: list[int], peak: float
 ) -> Region:
+    from crackvae.images import lines  # a second to import: SciPy's signals, for what is found in photographs
+
     x, y, width, height, area = stats
     margin = 2 + max(width, height) // 30
     top, left = max(0, y - margin), max(0, x - margin)
@@ -128,7 +130,5 @@ def _region(
     outline, tolerance_px = max(contours, key=len), 1.0
     while len(ring := cv2.approxPolyDP(outline, tolerance_px, closed=True)) > _MAX_POINTS:
         tolerance_px *= 1.5
-    from crackvae.images import lines  # a second to import: SciPy's signals, for what is found in photographs
-
     line = lines.measure(gray_HW, background_HW, inside_hw, (top, left))
     return Region(x, y, width, height, ring[:, 0].tolist(), area, peak, line is not None, *(line or (None, None)))

@@ -111,10 +111,10 @@ def plan(
 
 def _repeats(location: str, listed: pd.DataFrame, order: pd.Index) -> pd.Series:
     """By row of the list: the image_id of the first one in this order that shows the same, "" for that one itself."""
-    regions = Regions(location, listed["image_id"].tolist())
-    boxes = {name: regions.boxes(name) for name in listed["image_id"]}
     from crackvae.report import repeats  # 0.4 s to import, which a page does without
 
+    regions = Regions(location, listed["image_id"].tolist())
+    boxes = {name: regions.boxes(name) for name in listed["image_id"]}
     alike = pd.Series(repeats.find(listed, boxes, MOST_FILE_BYTES), listed.index)[order]
     return listed["image_id"][order].groupby(alike).transform("first").where(alike.duplicated(), "")
 
