@@ -100,11 +100,11 @@ def looks(
 
 def looks_of_tiles(tile_NSS: Gray) -> dict[str, NDArray[np.float32]]:
     """The same of images that are one tile each, with the coarser blur at half the resolution, for speed."""
-    cells_N, contrast_N = [], np.empty(len(tile_NSS), np.float32)
+    means, contrast_N = [], np.empty(len(tile_NSS), np.float32)
     for number, tile_SS in enumerate(tile_NSS):
         x_SS = tile_SS.astype(np.float32)
-        cells_N.append(_means(x_SS, cv2.GaussianBlur(x_SS, (0, 0), _FINE), blur(x_SS, _COARSE)))
+        means.append(_means(x_SS, cv2.GaussianBlur(x_SS, (0, 0), _FINE), blur(x_SS, _COARSE)))
         contrast_N[number] = cv2.meanStdDev(tile_SS)[1][0, 0]
-    mean_NC3 = np.asarray(cells_N, np.float32).reshape(len(tile_NSS), 3, -1).transpose(0, 2, 1)
+    mean_NC3 = np.asarray(means, np.float32).reshape(len(tile_NSS), 3, -1).transpose(0, 2, 1)
     brightness_N, sharpness_N, texture_N = np.median(_octaves(mean_NC3), axis=1).T
     return {"brightness": brightness_N, "contrast": contrast_N, "sharpness": sharpness_N, "texture": texture_N}
