@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import decks
 import metu
@@ -24,7 +25,7 @@ Gray = NDArray[np.uint8]
 
 SEEDS = (0, 1, 2)
 
-_OF_NETWORK = {"both": 0.5, "image alone": 0.0, "VAE alone": 1.0}  # share of the variance a place is compared with
+_OF_NETWORK = {"both": 0.25, "image alone": 0.0, "VAE alone": 1.0}  # share of the variance a place is compared with
 _LEARNT, _CHOSEN = 300, 1250  # images
 
 
@@ -84,26 +85,29 @@ def _scores(
     model: Path, normals: Iterable[Gray], images: Iterable[Gray], cells: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, dict[str, NDArray[np.float64]]]:
     """The worst tile of each image, or of each cell of one, by variant; and of each of the normals."""
-    scorer = PhotoScorer(artifact.load(str(model)), "cpu", "bf16")
+    loaded = artifact.load(str(model))
+    assert loaded.photographs is not None
+    worst, scorer = partial(_worst, darkest=loaded.photographs.darkness), PhotoScorer(loaded, "cpu", "bf16")
     learnt, asked = ([(gray_HW, scorer.expect(gray_HW)[1]) for gray_HW in some] for some in (normals, images))
     scores, normal_scores = {}, {}
     for name, share in _OF_NETWORK.items():
         evidence._OF_NETWORK = share  # no option: nobody should choose it
         scale = evidence.learn(learnt)
-        maps = [evidence.find_lines(*image, scale)[0] for image in asked]
+        maps = [(evidence.find_lines(*image, scale)[0], image[0]) for image in asked]
         if cells is not None:
-            maps = [
-                maps[0][cell.y // STEP : (cell.y + cell.height) // STEP, cell.x // STEP : (cell.x + cell.width) // STEP]
-                for cell in cells.itertuples()
-            ]
-        scores[name] = [_worst(map_hw) for map_hw in maps]
-        normal_scores[name] = np.array([_worst(evidence.find_lines(*image, scale)[0]) for image in learnt])
+            maps = [tuple(_cut(image, cell, step) for image, step in zip(maps[0], (STEP, 1), strict=True))
+                    for cell in cells.itertuples()]  # fmt: skip
+        scores[name] = [worst(*of_image) for of_image in maps]
+        normal_scores[name] = np.array([worst(evidence.find_lines(*image, scale)[0], image[0]) for image in learnt])
     return pd.DataFrame(scores), normal_scores
 
 
-def _worst(evidence_hw: NDArray[np.float32]) -> float:
-    height, width = (STEP * side for side in evidence_hw.shape)
-    return float(tile_scores(evidence_hw, (height, width), size=128, overlap=32).max())
+def _cut(image: NDArray[Any], cell: Any, step: int) -> NDArray[Any]:
+    return image[cell.y // step : (cell.y + cell.height) // step, cell.x // step : (cell.x + cell.width) // step]
+
+
+def _worst(evidence_hw: NDArray[np.float32], gray_HW: Gray, darkest: float) -> float:
+    return float(tile_scores(evidence_hw, gray_HW, darkest, size=128, overlap=32).max())
 
 
 def _joined(frame: pd.DataFrame, normal_scores: dict[str, NDArray[np.float64]]) -> pd.DataFrame:

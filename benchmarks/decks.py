@@ -81,6 +81,7 @@ def _cells(data: Path, photo: str, model: Path | str) -> pd.DataFrame:
     gray_HW = np.ascontiguousarray(ycc_HW3[..., 0])
     loaded = artifact.load(str(model))
     assert loaded.calibration is not None
+    assert loaded.photographs is not None
     scorer = PhotoScorer(loaded, "cpu", loaded.config.scoring.precision)
     evidence_hw, judged_hw = scorer.anomaly_map(gray_HW, np.ascontiguousarray(ycc_HW3[::8, ::8, 1:]), None)
     scores = []
@@ -88,7 +89,7 @@ def _cells(data: Path, photo: str, model: Path | str) -> pd.DataFrame:
         rows, columns = slice(cell.y, cell.y + cell.height), slice(cell.x, cell.x + cell.width)
         places = tuple(slice(side.start // STEP, side.stop // STEP) for side in (rows, columns))
         cell_HW = np.ascontiguousarray(gray_HW[rows, columns])
-        score_N = tile_scores(evidence_hw[places], cell_HW.shape, size=128, overlap=32)
+        score_N = tile_scores(evidence_hw[places], cell_HW, loaded.photographs.darkness, size=128, overlap=32)
         scores.append((float(score_N.max()), bool(judged_hw[places].all()), darkness(cell_HW), line_filter(cell_HW)))
     table = table.join(pd.DataFrame(scores, columns=["crackvae", "judged", *BASELINES]))
     return table.assign(

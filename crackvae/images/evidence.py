@@ -32,7 +32,7 @@ STEP = 2
 _BACKGROUND_PX, _AROUND_PX = 15.0, 20.0  # sigmas
 _HALO_PX = 140  # 4 of both
 _BRIGHTEST = -2.0
-_OF_NETWORK = 0.5  # of the variance a place is compared with; the rest is what is around it
+_OF_NETWORK = 0.25  # of the variance a place is compared with; the rest is what is around it
 _ORIENTATIONS = 12
 _ACROSS_PX, _BESIDE_PX, _ALONG_PX = 1.0, 2.5, 5.0  # sigmas of a line filter
 _REACH_PX = 15
@@ -42,9 +42,7 @@ _MOST_AROUND, _MOST_HERE, _MOST_EVIDENCE = 8.0, 20.0, 3.0  # of an answer, befor
 _COST = 0.6  # of each step, so that a path through nothing ends
 _WIDE = 4  # by how much the resolution is reduced for wide lines
 _MOST_WIDE, _WIDE_COST = 1.5, 1.0  # of an answer in units of the strongest that sound concrete shows
-# Of what the training normals show: above this level of a local statistic nothing is excused.
-_EXCUSED_ROUGHNESS, _EXCUSED_ANSWERS = 0.95, 0.99
-_STRONGEST = 0.999  # of the answers to wide lines that they show
+_SHOWN = 0.999  # of the places of training normals: sound concrete hardly ever shows more
 _SAMPLES = 4096  # places of an image that it is learned from
 
 
@@ -170,8 +168,8 @@ def learn(normals: Sequence[tuple[Gray, Sigma]]) -> Scale:
         normals: Gray levels and expected standard deviation, as for `contrast`, of training normals.
 
     Returns:
-        roughness is the 95th percentile over the places of the normals, level and spread are the 99th;
-        noise is their median absolute answer / 0.6745.
+        noise is the median absolute answer of the normals / 0.6745, all else what one of their places in a
+        thousand exceeds.
     """
     roughness = _rough(normals)
     contrasts = [contrast(gray_HW, sigma_HW, roughness) for gray_HW, sigma_HW in normals]
@@ -180,21 +178,21 @@ def learn(normals: Sequence[tuple[Gray, Sigma]]) -> Scale:
     shapes = [(x_HW.shape[0] // STEP, x_HW.shape[1] // STEP) for x_HW in contrasts]
     maps = (_by_direction(_pooled(x_HW), shape, noise) for x_HW, shape in zip(contrasts, shapes, strict=True))
     around = [_around(answer_hw) for answer_Dhw in maps for answer_hw in answer_Dhw]
-    level, spread = (_percentile(statistic, _EXCUSED_ANSWERS) for statistic in zip(*around, strict=True))
+    level, spread = (_shown(statistic) for statistic in zip(*around, strict=True))
     reduced = [_reduced(*normal) for normal in normals]
     wide_roughness = _rough(reduced)
     quarters = (contrast(*normal, wide_roughness) for normal in reduced)
     wide = (_by_direction(_filtered(x_hw), x_hw.shape, 1.0).max(axis=0) for x_hw in quarters)
-    return Scale(roughness, noise, level, spread, wide_roughness, _percentile(wide, _STRONGEST))
+    return Scale(roughness, noise, level, spread, wide_roughness, _shown(wide))
 
 
 def _rough(normals: Iterable[tuple[Gray, Sigma]]) -> float:
     deviations = (deviation_hW for normal in normals for _, _, deviation_hW in _deviations(*normal))
-    return _percentile(deviations, _EXCUSED_ROUGHNESS)
+    return _shown(deviations)
 
 
-def _percentile(maps: Iterable[Map], share: float) -> float:
-    return float(np.quantile(np.concatenate([_sample(map_HW) for map_HW in maps]), share))
+def _shown(maps: Iterable[Map]) -> float:
+    return float(np.quantile(np.concatenate([_sample(map_HW) for map_HW in maps]), _SHOWN))
 
 
 def _sample(map_HW: Map) -> Map:

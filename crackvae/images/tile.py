@@ -89,12 +89,16 @@ def blending(start_K: list[int], size: int, overlap: int) -> NDArray[np.float32]
     return np.stack([weight_S / total_L[start : start + size] for start in start_K]).astype(np.float32)
 
 
-def darkness(gray_HW: Gray) -> float:
+def darkness(gray_HW: Gray, percent: int = 1) -> float:
     """A baseline: by how many gray levels the darkest hundredth lies below the median.
 
     A crack is a few dark pixels. Both quantiles are observed gray levels: the smallest one with at
     least that share of the pixels at or below it ("inverted_cdf", definition 1 of Hyndman & Fan
     1996).
+
+    Args:
+        gray_HW: Gray levels.
+        percent: Another share than a hundredth.
 
     Returns:
         Median minus 1st percentile, a whole number in 0..255.
@@ -102,8 +106,8 @@ def darkness(gray_HW: Gray) -> float:
     # np.bincount would first widen every pixel to 8 bytes.
     count_256 = cv2.calcHist([gray_HW], [0], None, [256], [0, 256]).ravel()
     at_most_256 = np.cumsum(count_256.astype(np.int64))
-    percentile_1, median = np.searchsorted(100 * at_most_256, [gray_HW.size, 50 * gray_HW.size])
-    return float(median - percentile_1)
+    percentile, median = np.searchsorted(100 * at_most_256, [percent * gray_HW.size, 50 * gray_HW.size])
+    return float(median - percentile)
 
 
 def line_filter(gray_HW: Gray) -> float:

@@ -95,6 +95,7 @@ class Photographs:
     Attributes:
         domain: Which tiles are like those of the training images.
         scale: What evidence for a line is compared with.
+        darkness: Median minus 3rd percentile of gray levels that one training tile in a thousand exceeds.
         size_exponent: xi; the score of a photograph of m tiles is its worst tile's score / m^xi.
         map_limit: The evidence that a share alpha of the calibration normals exceeds somewhere;
             infinite before calibration.
@@ -102,6 +103,7 @@ class Photographs:
 
     domain: Domain
     scale: Scale
+    darkness: float
     size_exponent: float
     map_limit: float = math.inf
 
@@ -278,6 +280,7 @@ def _photographs_bytes(photographs: Photographs) -> bytes:
         "limit": domain.limit,
         "coarsest": domain.coarsest,
         "scale": asdict(photographs.scale),
+        "darkness": photographs.darkness,
         "size_exponent": photographs.size_exponent,
         "map_limit": photographs.map_limit if math.isfinite(photographs.map_limit) else None,
     }
@@ -293,5 +296,5 @@ def _read_photographs(data: bytes) -> Photographs:
         content["coarsest"],
     )
     map_limit = content["map_limit"]
-    scale = Scale(**content["scale"])
-    return Photographs(domain, scale, content["size_exponent"], math.inf if map_limit is None else map_limit)
+    scale, known = Scale(**content["scale"]), (content["darkness"], content["size_exponent"])
+    return Photographs(domain, scale, *known, math.inf if map_limit is None else map_limit)

@@ -42,7 +42,7 @@ def test_the_card_of_a_model_of_photographs_tells_sizes_and_pitch(tiny_artifact,
     kept = tiny_artifact.calibration
     normals = replace(kept.normals, tiles_n=tiles_n)
     feature_NF = np.random.default_rng(0).normal(100, 10, (50, 5))
-    photographs = Photographs(domain.fit(feature_NF, coarsest), Scale(1, 1, 1, 1, 1, 1), 0.1)
+    photographs = Photographs(domain.fit(feature_NF, coarsest), Scale(1, 1, 1, 1, 1, 1), 50.0, 0.1)
     model = replace(
         tiny_artifact, config=config, weights=artifact.build_network(config).state_dict(),
         calibration=replace(kept, normals=normals), photographs=photographs,

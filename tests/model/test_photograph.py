@@ -70,10 +70,22 @@ def test_a_crop_along_the_grid_of_tiles_gives_the_same_inside(scorer):
 
 def test_the_score_of_a_tile_is_the_mean_of_the_highest_fiftieth_of_its_evidence():
     evidence_hw = np.random.default_rng(0).random((50, 39), np.float32)
-    score_N = tile_scores(evidence_hw, (100, 78), SIZE, OVERLAP)
+    score_N = tile_scores(evidence_hw, concrete(100, 78), 255, SIZE, OVERLAP)
     tile_Nss = cut(evidence_hw, SIZE // STEP, OVERLAP // STEP)
     highest_Nk = np.sort(tile_Nss.reshape(len(tile_Nss), -1))[:, -5:]  # of 256
     np.testing.assert_allclose(score_N, highest_Nk.mean(axis=1), rtol=1e-6)
+
+
+def test_darkness_beyond_what_sound_concrete_shows_adds_to_the_score_of_a_tile_up_to_20():
+    gray_HW, nothing_hw = np.full((SIZE, SIZE), 150, np.uint8), np.zeros((SIZE // STEP, SIZE // STEP), np.float32)
+
+    def score(share, level):
+        dark_HW = gray_HW.copy()
+        dark_HW.flat[: round(share * SIZE**2)] = level
+        return tile_scores(nothing_hw, dark_HW, 50.0, SIZE, OVERLAP).item()
+
+    assert [score(0.04, level) for level in (150, 100, 93, 60, 0)] == [0, 0, 7, 20, 20]
+    assert score(0.02, 0) == 0  # a pore
 
 
 def test_the_error_of_a_tile_is_the_mean_of_its_squared_residuals():
