@@ -24,14 +24,19 @@ def test_a_trained_model_is_calibrated_on_validation_normals(model, split_manife
     assert not (model / ".training").exists()
 
 
-def test_a_twin_group_calibrates_once(split_manifest, tmp_path, ray_session):
+def test_training_on_from_a_model_begins_where_it_ended_and_a_twin_group_calibrates_once(
+    model, split_manifest, tmp_path, ray_session
+):
     table = manifest.read(str(split_manifest)).to_pandas()
     val = (table["split"] == "val") & (table["label"] == "normal")
     table.loc[val & (val.cumsum() <= 3), "group"] = table[val]["group"].iloc[0]
     twins = tmp_path / "twins.parquet"
     manifest.write(pa.Table.from_pandas(table, manifest.MANIFEST, preserve_index=False), str(twins))
     quick = TINY.model_copy(update={"training": TINY.training.model_copy(update={"epochs": 1})})
-    made = training.train(str(twins), str(tmp_path / "model"), quick)
+    made = training.train(str(twins), str(tmp_path / "model"), quick, start_from=str(model))
+    first = artifact.load(str(model))
+    assert made.history[0]["val_mse"] < first.history[0]["val_mse"]
+    assert made.provenance["start_from"] == first.fingerprint
     assert len(made.calibration.image_id) == val.sum() - 2
     assert made.provenance["calibration_twins_left_out"] == 2
     assert table[val]["image_id"].iloc[0] in made.calibration.image_id
@@ -51,13 +56,6 @@ def test_two_workers_reach_the_validation_loss_of_one(model, split_manifest, tmp
     assert two[-1]["images"] == one[-1]["images"]
     gained = one[0]["val_mse"] - one[-1]["val_mse"]
     assert abs(two[-1]["val_mse"] - one[-1]["val_mse"]) < gained / 2
-
-
-def test_training_on_from_a_model_begins_where_it_ended(model, split_manifest, tmp_path, ray_session):
-    first = artifact.load(str(model))
-    on = training.train(str(split_manifest), str(tmp_path / "model"), TINY, start_from=str(model))
-    assert on.history[0]["val_mse"] < first.history[0]["val_mse"]
-    assert on.provenance["start_from"] == first.fingerprint
 
 
 def test_too_few_calibration_normals_are_found_before_training(split_manifest, tmp_path):
