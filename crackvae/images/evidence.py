@@ -113,7 +113,7 @@ def find_lines(gray_HW: Gray, sigma_HW: Sigma, scale: Scale, judged_hw: Bools | 
 
     Returns:
         evidence_hw, h = H // STEP, in 0..116, and contrast_HW. Of sound METU concrete one place in a
-        hundred has evidence above 48, one in a thousand above 59.
+        hundred has evidence above 48, one in a thousand above 58.
     """
     contrast_HW = contrast(gray_HW, sigma_HW, scale.roughness)
     evidence_hw = _wide_lines(gray_HW, sigma_HW, scale, judged_hw)
