@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from ray.util.metrics import Counter, Gauge
 
@@ -14,8 +15,14 @@ from crackvae.terminal import Advance
 _T = TypeVar("_T")
 
 
+_REFRESH_S = 1.0  # shorter than Ray hands on: every ten seconds, every second in tests
+
+
 class ExportedWatch(Watch):
-    """A watch whose counts are at the port, too. Needs a session.
+    """A watch whose counts are at the port, too: a context, for as long as the job lasts. Needs a session.
+
+    A gauge that is not set again leaves the port after two of Ray's reports, counters stay. So a thread sets the
+    gauges again and again: those of a job that is stuck stay, those of one that has ended go.
 
     Args:
         run: The run.
@@ -34,12 +41,16 @@ class ExportedWatch(Watch):
         self._left = metric(Gauge, "shards_left", "shards that are not scored yet")
         self._share = metric(Gauge, "flagged_share", "of the photographs that this process judged, those flagged")
         self._judged = self._flagged = 0
-        self.set_left(shards)
+        self._ended = threading.Event()
+        self._refreshing = threading.Thread(target=self._refresh, name="metrics", daemon=True)
 
-    def set_left(self, shards: int) -> None:
-        """Takes how many shards are left to score."""
-        super().set_left(shards)
-        self._left.set(shards)
+    def __enter__(self) -> Self:
+        self._refreshing.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._refreshing.join()
 
     def count(self, told: Mapping[str, Any]) -> None:
         """Takes what is told of a shard."""
@@ -51,9 +62,15 @@ class ExportedWatch(Watch):
             self._megapixels.inc(told["megapixels"])
         self._judged += told.get("judged", 0)
         self._flagged += told.get("flagged", 0)
-        if self._judged:
-            self._share.set(self._flagged / self._judged)
         super().count(told)
+
+    def _refresh(self) -> None:
+        while True:
+            self._left.set(self.left)
+            if self._judged:
+                self._share.set(self._flagged / self._judged)
+            if self._ended.wait(_REFRESH_S):
+                return
 
 
 def count_alarms(charts: Mapping[str, Any]) -> None:

@@ -50,7 +50,7 @@ def score(run: Run, work: Sequence[Work], model: str, computed_on: Backend) -> N
         from crackvae.cluster import metrics, pipeline, session
 
         stack.enter_context(session.session())
-        seen = metrics.ExportedWatch(run, len(work), advance)
+        seen = stack.enter_context(metrics.ExportedWatch(run, len(work), advance))
         _score_all(run, work, lambda left: pipeline.scored(job, left), seen)
 
 
