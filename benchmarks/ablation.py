@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 
 from crackvae.images import evidence
 from crackvae.images.evidence import STEP
-from crackvae.model import artifact
+from crackvae.model import artifact, backend
 from crackvae.model.photograph import PhotoScorer, tile_scores
 from crackvae.report.tables import markdown
 
@@ -87,7 +87,8 @@ def _scores(
     """The worst tile of each image, or of each cell of one, by variant; and of each of the normals."""
     loaded = artifact.load(str(model))
     assert loaded.photographs is not None
-    worst, scorer = partial(_worst, darkest=loaded.photographs.darkness), PhotoScorer(loaded, "cpu", "bf16")
+    worst = partial(_worst, darkest=loaded.photographs.darkness)
+    scorer = PhotoScorer(loaded, "cpu", backend.resolve("cpu", "auto").precision)
     learnt, asked = ([(gray_HW, scorer.expect(gray_HW)[1]) for gray_HW in some] for some in (normals, images))
     scores, normal_scores = {}, {}
     for name, share in _OF_NETWORK.items():
