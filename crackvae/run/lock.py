@@ -25,6 +25,7 @@ from crackvae.terminal import log
 
 _BEAT_SECONDS = 3.0
 _WATCH_SECONDS = 10.0
+_SETTLE_SECONDS = 2.0  # longer than a small object takes to be written
 
 
 @contextmanager
@@ -70,6 +71,9 @@ def _beating(location: str) -> Iterator[None]:
                 storage.write_bytes(path, f"{who} {time.time()}".encode())
 
     storage.write_bytes(path, who.encode())
+    time.sleep(_SETTLE_SECONDS)  # of several that began at once, the one that wrote last stays
+    if not _is_ours(path, who):
+        raise _refused(location)
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
@@ -77,7 +81,12 @@ def _beating(location: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        storage.remove(path)
+        if _is_ours(path, who):
+            storage.remove(path)
+
+
+def _is_ours(path: str, who: str) -> bool:
+    return (_read(path) or b"").startswith(who.encode())
 
 
 def _wait_while_none_beats(location: str, path: str) -> None:
