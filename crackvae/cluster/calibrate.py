@@ -63,16 +63,16 @@ def recalibrate(
     }
     if artifact.is_artifact(out):
         return claim.finished(out, facts)
-    claim.claim(out, facts)
-    made = calibrate(base, kept, storage.join(out, claim.WORK), device)
-    provenance = {
-        **made.provenance,
-        **facts,
-        **left_out,
-        "calibration_joined": [],
-        "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return claim.complete(replace(made, provenance=provenance), out)
+    with claim.claim(out, facts):
+        made = calibrate(base, kept, storage.join(out, claim.WORK), device)
+        provenance = {
+            **made.provenance,
+            **facts,
+            **left_out,
+            "calibration_joined": [],
+            "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        return claim.complete(replace(made, provenance=provenance), out)
 
 
 def _sound(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -14,7 +15,7 @@ from crackvae import storage
 from crackvae.errors import RefusedError
 from crackvae.model import artifact, card
 from crackvae.model.artifact import Artifact
-from crackvae.run import directory
+from crackvae.run import directory, lock
 from crackvae.terminal import log
 
 WORK = ".training"  # below the model's directory; gone when the model is complete
@@ -43,20 +44,23 @@ def finished(out: str, facts: Mapping[str, Any]) -> Artifact:
     return model
 
 
-def claim(out: str, facts: Mapping[str, Any]) -> None:
-    """Takes an empty directory, or goes on in one that these facts have taken.
+@contextmanager
+def claim(out: str, facts: Mapping[str, Any]) -> Iterator[None]:
+    """Takes an empty directory, or goes on in one that these facts have taken; one process at a time.
 
     Raises:
-        RefusedError: It holds something else.
+        RefusedError: It holds something else, or another process is at it.
     """
     path = storage.join(out, WORK, FACTS)
-    if storage.exists(path):
-        _refuse_other(out, json.loads(storage.read_bytes(path)), facts)
-        log.info("going on in %s", out)
-        return
-    if next(storage.list_files(out), None) is not None:
+    if not storage.exists(path) and set(storage.list_files(out)) - {storage.join(WORK, directory.LOCK)}:
         raise RefusedError(f"{out}: holds something that is no model; give an empty directory")
-    storage.write_bytes(path, json.dumps(facts, indent=1).encode())
+    with lock.holding(storage.join(out, WORK)):
+        if storage.exists(path):
+            _refuse_other(out, json.loads(storage.read_bytes(path)), facts)
+            log.info("going on in %s", out)
+        else:
+            storage.write_bytes(path, json.dumps(facts, indent=1).encode())
+        yield
 
 
 def complete(model: Artifact, out: str) -> Artifact:

@@ -96,8 +96,7 @@ def train(
         raise UsageError(f"--workers {workers}: does not divide training.batch_size {config.training.batch_size}")
     if here.is_local() and (workers or 1) > cores():
         raise UsageError(f"--workers {workers}: this machine has {cores()} cores; ask for no more")
-    claim.claim(out, facts)
-    with session.session():
+    with claim.claim(out, facts), session.session():
         computed_on = survey.resolve_backend(device, config.training.precision)
         workers = workers or (session.gpus() if computed_on.device == "cuda" else 1)
         tiles, failed = _tiles(train_rows, config)
@@ -116,7 +115,7 @@ def train(
         }
         model = _learn(Artifact(config, trained.weights, None, trained.history, provenance), tiles, train_rows)
         model = calibrate(model, val_rows, storage.join(out, claim.WORK), device)
-    return claim.complete(model, out)
+        return claim.complete(model, out)
 
 
 def _normals(table: pa.Table, split: Split) -> pa.Table:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from crackvae import AnomalyScorer, cli
-from crackvae.cluster import calibrate
+from crackvae.cluster import calibrate, claim
+from crackvae.config import Config
 from crackvae.errors import InputError, RefusedError
 from crackvae.images import synthetic
 from crackvae.model import artifact
@@ -74,3 +75,17 @@ def test_other_images_and_too_few_are_refused(recalibrated, model, own, tmp_path
     with pytest.raises(InputError, match=r"3 calibration scores are too few for alpha 0\.2.* at least 4"):
         calibrate.recalibrate(str(model), [str(own / "normal" / f"{k:04d}.jpg") for k in range(3)], str(tmp_path / "m"))
     assert not (tmp_path / "m").exists()
+
+
+def test_two_processes_do_not_make_one_model(tmp_path):
+    out, facts = str(tmp_path / "model"), {"config": Config().model_dump(mode="json"), "data": "x"}
+    with claim.claim(out, facts), pytest.raises(RefusedError, match="another process"):  # noqa: SIM117
+        with claim.claim(out, facts):
+            pass
+    with claim.claim(out, facts):  # goes on
+        pass
+    with pytest.raises(RefusedError, match="is another model: data"), claim.claim(out, facts | {"data": "y"}):
+        pass
+    (tmp_path / "model" / "notes.txt").touch()
+    with pytest.raises(RefusedError, match="holds something that is no model"), claim.claim(str(tmp_path), facts):
+        pass
