@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crackvae.schema import Status
 
 _EPILOG = """\
-exit codes: 0 done, 1 a defect of crackvae, 2 wrong usage, 3 bad input or refused,
+exit codes: 0 done, 1 a defect of crackvae or lost workers, 2 wrong usage, 3 bad input or refused,
             4 too many failed files (results are kept), 5 drift alarm of nightly, 130 and 143 interrupted
 
 train, calibrate, evaluate, score, nightly, reproduce and demo go on where they stopped when they are called again.
@@ -262,7 +262,8 @@ def _add_run_commands(command: _Command) -> None:
     sub.add_argument("run", help="from `crackvae score` or `evaluate`, which make the page at their end, too")
     sub.add_argument("--model", metavar="MODEL", help="what scored it (default: where it lay then)")
     _add_structures(sub)
-    sub.add_argument("--no-location", action="store_true", help="leave out where photographs were taken, to share it")
+    where = "--no-location leaves out where photographs were taken, to share it (default: as in the page before)"
+    sub.add_argument("--location", action=argparse.BooleanOptionalAction, help=where)
 
     _add_review(command)
 
@@ -340,7 +341,7 @@ def _add_label_column(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--out", required=True, metavar="PATH", help=what)
+    parser.add_argument("--out", required=True, type=_place, metavar="PATH", help=what)
 
 
 def _add_split_options(parser: argparse.ArgumentParser) -> None:
@@ -402,6 +403,12 @@ def _count(text: str, least: int = 0) -> int:
 
 def _positive(text: str) -> int:
     return _count(text, 1)
+
+
+def _place(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a path or a URI")
+    return text
 
 
 def _positive_number(text: str) -> float:

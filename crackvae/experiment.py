@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
     from crackvae.cluster.scoring import Outcome
     from crackvae.dataset.leakage import Leakage
+    from crackvae.report import page
 
 # Ray and torch take 3 s to import: `index` and `split` do without.
 
-_AGAIN = "pictures and structures: `crackvae score` or `evaluate` with the arguments of before makes them again"
+_STRUCTURES = f"{directory.STRUCTURES}: the command that made it"
 FACTS = "reproduce.json"
 _WORST_FIRST = (ExitCode.TOO_MANY_FAILED, ExitCode.DRIFT_ALARM)
 LEAKAGE_SUFFIX = ".leakage.json"
@@ -194,21 +195,37 @@ def score(model: str, sources: Sequence[str], out: str, *, structures: str | Non
     return _show(outcome, model, table)
 
 
-def report(run: str, *, model: str | None, structures: str | None, no_location: bool) -> ExitCode:
-    """Makes the page of a finished run, prints where it is.
+def report(run: str, *, model: str | None, structures: str | None, location: bool | None) -> ExitCode:
+    """Makes the page of a finished run, and its pictures where it has none; prints where the page is.
 
     Args:
         run: The run directory.
         model: The model that scored it; None looks where it lay then.
-        structures: A CSV file by which results are added up.
-        no_location: Leaves out where photographs were taken.
+        structures: A CSV file by which results are added up; None as in the page before.
+        location: Whether it says where photographs were taken; None as in the page before.
     """
     from crackvae.report import page
     from crackvae.report import structures as by_structure
 
-    table = by_structure.read(structures) if structures else None
-    print(f"page: {page.write(run, model=model, shows=page.Shown(table, not no_location))}")
+    shows = page.kept(directory.open_finished(run))
+    if structures:
+        shows = shows._replace(by=by_structure.read(structures))
+    if location is not None:
+        shows = shows._replace(with_positions=location)
+    _draw(run, model, shows)
+    print(f"page: {storage.join(run, directory.REPORT)}")
     return ExitCode.DONE
+
+
+def _draw(run: str, model: str | None, shows: page.Shown | None) -> None:
+    """The page, if one is asked for, and beside it pictures, where they are missing."""
+    from crackvae.report import page, pictures
+
+    with ExitStack() as stack:
+        if not storage.exists(storage.join(run, directory.FIGURES, pictures.LAST)):
+            stack.enter_context(processes.beside(pictures.draw, run, model))
+        if shows is not None:
+            page.write(run, model=model, shows=shows)
 
 
 def review(
@@ -244,7 +261,7 @@ def review(
 
 
 def _decide(run: str, file: str, model: str | None, calibrated: str | None, training: str | None) -> ExitCode:
-    from crackvae.report import decisions, page
+    from crackvae.report import decisions, pictures
 
     decided = decisions.decide(run, file)
     print("\n".join(decided.lines()))
@@ -254,7 +271,7 @@ def _decide(run: str, file: str, model: str | None, calibrated: str | None, trai
     if calibrated:
         from crackvae.cluster.calibrate import join
 
-        sound, scored_by = decided.for_calibration(), page.model_of(decided.run, model)
+        sound, scored_by = decided.for_calibration(), pictures.model_of(decided.run, model)
         if scored_by is None:
             raise InputError(f"{run}: the model that scored it does not lie where it lay; give it by --model MODEL")
         join(scored_by, decided.run, sound, calibrated)
@@ -360,12 +377,13 @@ def _evaluate_run(run: str, location: str, column: str) -> ExitCode:
     by_image = labelling.by_image(table_files.read_table(location, {"image_id", column}), location, column)
     scored = directory.open_run(run)
     with lock.holding(run):
+        finalize.check_scored(scored)
         labels.keep(scored, by_image, location)
         metrics = finalize.finalize(scored)
     _write_positions(run)
     _print_metrics(metrics)
     print(f"page: {page.write(run)}")
-    print(f"{len(by_image):,} labels from {location}; {_AGAIN}")
+    print(f"{len(by_image):,} labels from {location}; pictures: `crackvae report {run}`; {_STRUCTURES}")
     if not metrics["sets"]:
         print("no image with a label has a score that can be compared: there are no metrics")
     print(f"results: {run}")
@@ -373,16 +391,15 @@ def _evaluate_run(run: str, location: str, column: str) -> ExitCode:
 
 
 def _show(outcome: Outcome, model: str, by_structure: pa.Table | None = None) -> ExitCode:
-    from crackvae.report import page, pictures
+    from crackvae.report import page
 
     _write_positions(outcome.run)
     figures, path = (storage.join(outcome.run, name) for name in (directory.FIGURES, directory.REPORT))
-    with ExitStack() as stack:
-        if not storage.exists(storage.join(figures, pictures.LAST)):
-            stack.enter_context(processes.beside(pictures.draw, outcome.run, model))
-        if by_structure is not None or not storage.exists(path):
-            shows = page.kept(directory.open_run(outcome.run))
-            page.write(outcome.run, model=model, shows=shows._replace(by=by_structure or shows.by))
+    shows = None
+    if by_structure is not None or not storage.exists(path):
+        shows = page.kept(directory.open_run(outcome.run))
+        shows = shows._replace(by=by_structure or shows.by)
+    _draw(outcome.run, model, shows)
     _print_metrics(outcome.metrics)
     print(f"pictures: {figures}")
     print(f"page: {path}")
@@ -428,11 +445,12 @@ def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitC
     """
     scored = directory.open_run(run)
     with lock.holding(run):
+        finalize.check_scored(scored)
         judge.set_threshold(scored, quantile=quantile, value=value)
         metrics = finalize.finalize(scored)
     _write_positions(run)
     _print_metrics(metrics)
-    print(f"{_AGAIN}; the page: `crackvae report {run}`")
+    print(f"page and pictures: `crackvae report {run}`; {_STRUCTURES}")
     print(f"results: {run}")
     return ExitCode.DONE
 
@@ -452,7 +470,7 @@ def check(run: str) -> ExitCode:
     if report.problems:
         raise InputError(
             f"{run}: {len(report.problems)} files are not what they should be, first {report.problems[0]}; "
-            "the command that made the run, called again, makes them anew"
+            f"{directory.REPAIR if report.finished else 'the command that made the run goes on and makes them anew'}"
         )
     if not report.finished:
         raise InputError(f"{run}: is not finished; the command that began it goes on")

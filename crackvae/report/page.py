@@ -18,10 +18,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from crackvae import storage
-from crackvae.errors import ArtifactError, InputError
-from crackvae.model import artifact
+from crackvae.errors import RefusedError
 from crackvae.model.artifact import Artifact
-from crackvae.report import findings, plots, positions, review, structures, tables, views
+from crackvae.report import findings, pictures, plots, positions, review, structures, tables, views
 from crackvae.report.findings import Gallery, Regions
 from crackvae.report.review import Review
 from crackvae.report.views import Triptych
@@ -70,12 +69,14 @@ def write(location: str, *, model: str | None = None, shows: Shown | None = None
 
     Raises:
         InputError: The run is not finished, another model scored it, or what it keeps is damaged.
+        RefusedError: It was judged anew meanwhile.
     """
     run = directory.open_finished(location)
+    success = directory.success(run)
     shows = kept(run) if shows is None else shows
     _keep(run, shows)
     by, with_positions = shows
-    scored_by = model_of(run, model)
+    scored_by = pictures.model_of(run, model)
     metrics = summary.read(location)
     threshold = metrics["threshold"]["value"]
     table = finalize.read_results(location, _COLUMNS)
@@ -85,7 +86,7 @@ def write(location: str, *, model: str | None = None, shows: Shown | None = None
     held, shown = findings.listed(once), findings.galleries(once, threshold)
     names = pd.concat([held, *(gallery.rows for gallery in shown)])["image_id"].unique().tolist()
     regions = Regions(location, names)
-    pictures = findings.triptychs(shown, regions, scored_by, threshold)
+    triptychs = findings.triptychs(shown, regions, scored_by, threshold)
     place_N2, _ = structures.assign(held["image_id"].tolist(), by)
     rows = findings.rows(held, place_N2, regions, with_positions=with_positions)
     by_structure = structures.aggregate([table], by).table
@@ -98,7 +99,7 @@ def write(location: str, *, model: str | None = None, shows: Shown | None = None
         "has_model": scored_by is not None,
         "scale": scored_by and views.scale(scored_by, threshold),
         "most_anomalous": findings.MOST_ANOMALOUS,
-        "galleries": [(gallery, _cards(gallery, pictures, regions)) for gallery in shown],
+        "galleries": [(gallery, _cards(gallery, triptychs, regions)) for gallery in shown],
         "left_out": findings.left_out(once, held),
         "reviewed": reviewed and reviewed.lines(),
         "labelled": bool(results["label"].notna().any()),
@@ -112,7 +113,10 @@ def write(location: str, *, model: str | None = None, shows: Shown | None = None
         "tables": [tables.set_table(metrics, name) for name in tables.reported_sets(metrics)],
         "decisions": tables.decisions_table(metrics) if metrics["sets"] else None,
     }
-    storage.write_bytes(run.path(directory.REPORT), _rendered(context, rows, held, regions))
+    text = _rendered(context, rows, held, regions)
+    if directory.success(run) != success:
+        raise RefusedError(f"{location}: was judged anew meanwhile; call `crackvae report {location}`")
+    storage.write_bytes(run.path(directory.REPORT), text)
     return run.path(directory.REPORT)
 
 
@@ -127,7 +131,9 @@ def kept(run: Run) -> Shown:
         rows = content["structures"]
         return Shown(rows and pa.Table.from_pylist(rows, structures.TABLE), bool(content["with_positions"]))
 
-    cure = f"make the page again by `crackvae report {run.location}`"
+    cure = (
+        f"delete it and say again what the page shows: `crackvae report {run.location}`, with --no-location to share it"
+    )
     return storage.read_json(run.path(directory.SHOWN), parse, cure) or Shown()
 
 
@@ -148,23 +154,6 @@ def _marked(results: pd.DataFrame, reviewed: Review | None) -> pd.DataFrame:
     part, repeat_of = reviewed.rows.set_index("image_id")["part"], reviewed.rows["repeat_of"]
     name = results["image_id"]
     return results.assign(review=name.map(part).fillna(""), repeats=name.map(repeat_of.value_counts()).fillna(0))
-
-
-def model_of(run: Run, location: str | None) -> Artifact | None:
-    """The model that scored a run: the one given, or the one that lies where it lay then."""
-    if location is not None:
-        given = artifact.load(location)
-        if given.fingerprint != run.facts.get("model"):
-            raise InputError(f"{location}: is not the model that scored {run.location}")
-        return given
-    for place in filter(None, (run.model, artifact.PRETRAINED)):
-        try:
-            found = artifact.load(place)
-        except (ArtifactError, OSError):
-            continue
-        if found.fingerprint == run.facts.get("model"):
-            return found
-    return None
 
 
 def _identity(run: Run, model: Artifact | None) -> dict[str, str]:

@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from crackvae import storage
-from crackvae.errors import InputError
+from crackvae.errors import ArtifactError, InputError
 from crackvae.model import artifact
+from crackvae.model.artifact import Artifact
 from crackvae.report import tables
 from crackvae.run import directory, finalize, summary
+from crackvae.run.directory import Run
 from crackvae.schema import BASELINES
+from crackvae.terminal import log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,24 +48,42 @@ STYLE: dict[RcKeyType, Any] = {
 }
 
 
-def draw(run_location: str, model_location: str) -> list[str]:
+def model_of(run: Run, location: str | None) -> Artifact | None:
+    """The model that scored a run: the one given, or the one that lies where it lay then."""
+    if location is not None:
+        given = artifact.load(location)
+        if given.fingerprint != run.facts.get("model"):
+            raise InputError(f"{location}: is not the model that scored {run.location}")
+        return given
+    for place in filter(None, (run.model, artifact.PRETRAINED)):
+        try:
+            found = artifact.load(place)
+        except (ArtifactError, OSError):
+            continue
+        if found.fingerprint == run.facts.get("model"):
+            return found
+    return None
+
+
+def draw(run_location: str, model_location: str | None = None) -> list[str]:
     """Draws every picture that the run has data for.
 
     Args:
         run_location: A finished run.
-        model_location: The model artifact that scored it.
+        model_location: The model artifact that scored it; None looks where it lay then.
 
     Returns:
-        Locations of the files.
+        Locations of the files; of none where there is no model.
 
     Raises:
         InputError: The run is not finished, or another model scored it.
         ArtifactError: There is no usable model.
     """
     run = directory.open_finished(run_location)
-    model = artifact.load(model_location)
-    if run.facts.get("model") != model.fingerprint:
-        raise InputError(f"{model_location}: is not the model that scored {run_location}")
+    model = model_of(run, model_location)
+    if model is None:
+        log.warning("%s: has no pictures, as the model that scored it does not lie where it lay", run_location)
+        return []
 
     import matplotlib as mpl  # takes a second, which only pictures are worth
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ import pandas as pd
 import pyarrow as pa
 
 from crackvae import storage
-from crackvae.errors import InputError, UsageError
+from crackvae.errors import InputError, RefusedError, UsageError
 from crackvae.report.findings import MOST_FILE_BYTES, Regions
 from crackvae.run import directory, finalize, judge
 from crackvae.run.directory import Run
 from crackvae.schema import REVIEW, ReviewPart
 from crackvae.statistics.discovery import benjamini_hochberg, least_real
+
+_MOST_COMPARED = 10_000  # first of the list, each with all others: 11 s
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,12 @@ def plan(
     Raises:
         UsageError: fdr is out of range.
         InputError: The run is not finished, or has no p-value.
+        RefusedError: It was judged anew meanwhile.
     """
     if fdr is not None and not 0 < fdr < 1:
         raise UsageError(f"--fdr {fdr:g}: must lie between 0 and 1")
     run = directory.open_finished(location)
+    success = directory.success(run)
     results = finalize.read_results(location, ["image_id", "uri", "score", "p_value", "width", "height"]).to_pandas()
     judged = results[results["p_value"].notna()].reset_index(drop=True)
     if judged.empty:
@@ -93,7 +98,8 @@ def plan(
     rows = judged.loc[[*shown, *sampled], ["image_id", "score", "p_value"]]
     rows["drawn"] = rows.index.isin(drawn)
     rows["part"] = np.where(rows.index.isin(shown), str(ReviewPart.LIST), str(ReviewPart.AUDIT))
-    rows["repeat_of"] = _repeats(location, judged.loc[np.sort(shown)], shown).reindex(rows.index, fill_value="")
+    compared = shown[:_MOST_COMPARED]
+    rows["repeat_of"] = _repeats(location, judged.loc[np.sort(compared)], compared).reindex(rows.index, fill_value="")
     rows.loc[rows["drawn"], "repeat_of"] = ""  # the whole sample is looked at
     rows.loc[rows["repeat_of"] != "", "part"] = str(ReviewPart.REPEAT)
     rows = rows.sort_values("part", key=lambda part: part.map([*ReviewPart].index), kind="stable")
@@ -102,10 +108,13 @@ def plan(
     facts = {"fdr": fdr, "budget": budget, "audit": audit, "seed": seed, **sizes}
     normals = len(judge.load(run).normals.score_n)
     made = Review({**facts, "largest_p": largest, "least_real": least, "least_p": 1 / (normals + 1)}, rows)
-    content = {"facts": made.facts, "rows": rows.to_dict("list")}
+    text = bytes(finalize.csv_bytes(pa.Table.from_pylist(rows.to_dict("records"), REVIEW), header=True))
+    content = {"facts": made.facts, "rows": rows.to_dict("list"), "csv": sha256(text).hexdigest()}
+    if directory.success(run) != success:
+        raise RefusedError(f"{location}: was judged anew meanwhile; call `crackvae review` again")
+    directory.keep_edited(run)
     storage.write_bytes(run.path(directory.REVIEW), json.dumps(content, indent=1).encode())
-    table = pa.Table.from_pylist(rows.to_dict("records"), REVIEW)
-    storage.write_bytes(run.path(directory.REVIEW_CSV), finalize.csv_bytes(table, header=True))
+    storage.write_bytes(run.path(directory.REVIEW_CSV), text)
     return made
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from crackvae import storage
+from crackvae.errors import InputError
 from crackvae.run import directory, judge, summary
 from crackvae.statistics.chart import chart
 from crackvae.terminal import log
@@ -47,8 +48,8 @@ def follow(runs: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _read(run: str) -> dict[str, Any] | None:
     try:
         return summary.read(run)
-    except FileNotFoundError:
-        log.warning("%s: is gone; the drift charts leave this night out", storage.name(run))
+    except InputError:
+        log.warning("%s: is gone or damaged; the drift charts leave this night out", storage.name(run))
         return None
 
 

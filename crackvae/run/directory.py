@@ -18,10 +18,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from crackvae import storage
 from crackvae.config import leaves
 from crackvae.errors import InputError, RefusedError
 from crackvae.schema import MANIFEST, SCHEMA_VERSION, Status
+from crackvae.terminal import log
 
 FORMAT = "crackvae run"
 RUN = "run.json"
@@ -48,6 +50,7 @@ REVIEW, REVIEW_CSV, DECISIONS = "review.json", "review.csv", "decisions.json"
 DERIVED = (FIGURES, REPORT, POSITIONS, POSITIONS_GEOJSON, STRUCTURES, REVIEW, REVIEW_CSV, DECISIONS)
 """Made of the results: a new finalize removes them."""
 SUCCESS = "_SUCCESS"
+REPAIR = f"remove {SUCCESS} from the run and call the command that made it: what is damaged is made anew"
 LOCK = ".lock"
 
 SHARD_FILES = 256
@@ -293,6 +296,27 @@ def read_header(location: str) -> Run:
     cure = "delete it to go on without the retries"
     retries = storage.read_json(run.path(RETRIES), lambda names: tuple(map(Status, names)), cure)
     return replace(run, retries=retries or ())
+
+
+def success(run: Run) -> bytes:
+    """What _SUCCESS holds: another finalize writes another one, but to the same results."""
+    path = run.path(SUCCESS)
+    return storage.read_bytes(path) if storage.exists(path) else b""
+
+
+def keep_edited(run: Run) -> None:
+    """Copies a review.csv that was edited since it was written, before it is removed: people have decided there."""
+    path = run.path(REVIEW_CSV)
+    if not storage.exists(path):
+        return
+    text = storage.read_bytes(path)
+    with suppress(InputError):
+        if storage.read_json(run.path(REVIEW), lambda content: content["csv"], "") == hashlib.sha256(text).hexdigest():
+            return
+    names = (run.path(f"review-edited-{number}.csv") for number in count(1))
+    kept = next(name for name in names if not storage.exists(name))
+    storage.write_bytes(kept, text)
+    log.warning("%s was edited, and is kept as %s: `crackvae review %s --decisions` takes it", path, kept, run.location)
 
 
 def add_retry(run: Run, status: Status) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -47,6 +48,7 @@ def finalize(run: Run) -> dict[str, Any]:
         CrackvaeError: The rows do not add up to the manifest's.
     """
     decides, given = judge.load(run), labels.read(run)  # before anything is removed: they may be damaged
+    directory.keep_edited(run)
     storage.remove(run.path(directory.SUCCESS))
     for outdated in (*_TABLES, *directory.DERIVED):
         storage.remove(run.path(outdated))
@@ -73,6 +75,19 @@ def finalize(run: Run) -> dict[str, Any]:
     return content
 
 
+def check_scored(run: Run) -> None:
+    """Refuses a run with another judge or other labels to come, before anything of it is removed.
+
+    Raises:
+        InputError: A shard's file is missing or not what it should be.
+    """
+    left, damaged = shards.missing(run)
+    if left:
+        found = "; ".join(f"{name} {why}" for name, why in damaged.items()) or "it has no file"
+        cure = directory.REPAIR if run.finished else "run the command that began it again"
+        raise InputError(f"{run.location}: shard {left[0].shard} is not scored ({found}); {cure}")
+
+
 def success_files(results: Iterable[str]) -> list[str]:
     """What _SUCCESS keeps the SHA-256 of."""
     return [CSV, summary.METRICS, *results]
@@ -95,13 +110,21 @@ def read_table(location: str, name: str, columns: list[str] | None = None) -> pa
 
 
 def read_blocks(location: str, name: str = RESULTS_DIRECTORY, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The same in the blocks in which it was written, in memory that does not grow with the survey."""
+    """The same in the blocks in which it was written, in memory that does not grow with the survey.
+
+    Raises:
+        InputError: A file is damaged.
+    """
     folder = storage.join(location, name)
-    for file_name in sorted(storage.list_files(folder)):
-        with storage.open_input(storage.join(folder, file_name)) as stream:
-            file = pq.ParquetFile(stream)
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=columns)
+    ours = re.compile(re.escape(name) + r"-\d+\.parquet")  # a Finder leaves files of its own in any folder
+    for path in (storage.join(folder, file) for file in sorted(storage.list_files(folder)) if ours.fullmatch(file)):
+        try:
+            with storage.open_input(path) as stream:
+                file = pq.ParquetFile(stream)
+                blocks = (file.read_row_group(group, columns=columns) for group in range(file.num_row_groups))
+                yield from blocks
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); {directory.REPAIR}") from error
 
 
 def tables(run: Run) -> list[str]:

@@ -115,14 +115,15 @@ def set_threshold(run: Run, *, quantile: float | None, value: float | None) -> J
         UsageError: It is out of range.
         InputError: There are too few calibration scores for it.
     """
-    if quantile is not None and not 0 < quantile < 1:
+    # Rounded: 1 - 0.9 is 0.09999999999999998, which would lose the threshold of alpha 0.1.
+    alpha = None if quantile is None else round(1 - quantile, 12)
+    if alpha is not None and not 0 < alpha < 1:
         raise UsageError(f"--quantile {quantile:g}: must lie between 0 and 1")
     if value is not None and not math.isfinite(value):
         raise UsageError(f"--value {value}: must be a number")
-    # Rounded: 1 - 0.9 is 0.09999999999999998, which would lose the threshold of alpha 0.1.
-    chosen = {"value": value} if quantile is None else {"alpha": round(1 - quantile, 12)}
+    chosen = {"value": value} if alpha is None else {"alpha": alpha}
     kept = load(run)
-    judge = replace(kept, value=value, alpha=chosen.get("alpha") or run.facts["scoring"]["alpha"])
+    judge = replace(kept, value=value, alpha=alpha or run.facts["scoring"]["alpha"])
     judge.as_dict()  # raises where the calibration scores are too few
     storage.write_bytes(run.path(THRESHOLD), json.dumps(chosen).encode())
     return judge

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -17,6 +16,8 @@ import pyarrow.compute as pc
 
 from crackvae import storage
 from crackvae.dataset.table_files import counts
+from crackvae.errors import InputError
+from crackvae.run.directory import REPAIR
 from crackvae.run.judge import Judge
 from crackvae.schema import BASELINES, LOOKS, EvaluationSet, Label, Status
 from crackvae.statistics import drift, intervals, metrics, quantiles
@@ -122,8 +123,15 @@ class Summary:
 
 
 def read(location: str) -> dict[str, Any]:
-    """What metrics.json of a finished run holds."""
-    content: dict[str, Any] = json.loads(storage.read_bytes(storage.join(location, METRICS)))
+    """What metrics.json of a finished run holds.
+
+    Raises:
+        InputError: It is damaged or gone.
+    """
+    path = storage.join(location, METRICS)
+    content: dict[str, Any] | None = storage.read_json(path, dict, REPAIR)
+    if content is None:
+        raise InputError(f"{path}: is gone; {REPAIR}")
     return content
 
 

@@ -138,16 +138,23 @@ def test_what_a_page_shows_outlives_reviews_labels_and_thresholds(photograph_run
     image = results(run)["image_id"].iloc[0]
     late = tmp_path / "late.csv"
     pd.DataFrame({"image_id": [image], "label": ["crack"]}).to_csv(late, index=False)
-    for command in (["review", "--budget", "3"], ["evaluate", "--labels", str(late)], ["review", "--budget", "3"]):
+    for command in (
+        ["review", "--budget", "3"],
+        ["evaluate", "--labels", str(late)],
+        ["review", "--budget", "3"],
+        ["report"],
+    ):
         assert cli.main([command[0], str(run), *command[1:]]) == 0
         text = (run / "report.html").read_text()
         assert "Long Bridge" in text
         assert "46.12" not in text
     (run / directory.SHOWN).write_text("[]")
-    with pytest.raises(InputError, match=r"shown.json: is damaged; make the page again by `crackvae report"):
+    with pytest.raises(InputError, match=r"shown.json: is damaged; delete it and say again what the page shows"):
         write(str(run))
-    assert cli.main(["report", str(run)]) == 0
-    assert "46.12" in (run / "report.html").read_text()
+    (run / directory.SHOWN).unlink()
+    for option, with_positions in ((["--no-location"], False), ([], False), (["--location"], True), ([], True)):
+        assert cli.main(["report", str(run), *option]) == 0
+        assert ("46.12" in (run / "report.html").read_text()) == with_positions
 
 
 def test_images_that_are_gone_leave_a_page_that_says_so(photograph_run, photographs, tmp_path):
@@ -255,7 +262,7 @@ def test_late_labels_make_a_page_with_them(tile_run, tmp_path, capsys):
 
 def test_the_command_says_where_the_page_is(tile_run, tmp_path, capsys):
     run = copied(tile_run, tmp_path)
-    options = {"model": None, "structures": None, "no_location": False}
+    options = {"model": None, "structures": None, "location": None}
     assert experiment.report(str(run), **options) == 0
     assert capsys.readouterr().out == f"page: {run}/report.html\n"
     (run / "_SUCCESS").unlink()

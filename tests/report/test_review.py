@@ -338,3 +338,46 @@ def test_a_page_of_a_longer_list_has_the_whole_audit_sample(tmp_path):
     assert len(audit) >= 100
     assert {row[0] for row in rows if row[11] == "audit"} == set(audit)
     assert len(rows) == findings.MOST_ROWS
+
+
+def test_a_list_that_was_filled_in_is_kept_when_another_one_or_another_threshold_comes(run, capsys, caplog):
+    review.plan(run.location, budget=2)
+    folder, path = Path(run.location), Path(run.location) / "review.csv"
+    review.plan(run.location, budget=3)
+    assert not [*folder.glob("review-edited-*")]
+    texts = []
+    for command in (["review", "--budget", "4"], ["threshold", "--value", "0.5"]):
+        texts.append(path.read_text().replace(",,", ',"crack",', 1))
+        path.write_text(texts[-1])
+        assert cli.main([command[0], run.location, *command[1:]]) == 0
+        assert f"{path} was edited, and is kept as {folder}/review-edited-{len(texts)}.csv" in caplog.text
+        assert [(folder / f"review-edited-{n}.csv").read_text() for n in range(1, len(texts) + 1)] == texts
+    assert not path.exists()
+
+
+def test_repeats_are_looked_for_among_the_first_of_the_list(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(review, "_MOST_COMPARED", 7)
+    find = review._repeats
+    monkeypatch.setattr(review, "_repeats", lambda place, rows, order: seen.append(order) or find(place, rows, order))
+    made = review.plan(run.location, budget=20)
+    listed = finalize.read_results(run.location).to_pandas().set_index("image_id")["p_value"][names(made, "list")]
+    assert len(listed) == 20
+    assert [len(order) for order in seen] == [7]
+
+
+@pytest.mark.parametrize("make", [page.write, review.plan])
+def test_what_tells_of_another_threshold_is_not_written(run, monkeypatch, make):
+    read = finalize.read_results
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(finalize, "read_results", read)
+        table = read(*arguments)
+        assert cli.main(["threshold", run.location, "--value", "0.5"]) == 0
+        return table
+
+    monkeypatch.setattr(finalize, "read_results", meanwhile)
+    with pytest.raises(RefusedError, match="was judged anew meanwhile"):
+        make(run.location)
+    assert not (Path(run.location) / "report.html").exists()
+    assert not (Path(run.location) / "review.csv").exists()

@@ -31,8 +31,10 @@ def test_a_night_whose_directory_is_gone_is_left_out_and_one_where_nothing_could
         runs.shards.write_part(runs_of.location, runs_of.identity, runs.Work(number, 0), failed)
     runs.finalize.finalize(runs_of)
     shutil.rmtree(nights[1])
+    (tmp_path / "c" / "metrics.json").write_text('{"counts"')
     told = charts.follow([*nights, runs_of.location])
-    assert (told["not_judged"]["nights"], told["not_judged"]["value"]) == (3, 1.0)
-    assert told["flagged"]["nights"] == 2
-    assert "b: is gone; the drift charts leave this night out" in caplog.text
+    assert (told["not_judged"]["nights"], told["not_judged"]["value"]) == (2, 1.0)
+    assert told["flagged"]["nights"] == 1
+    for night in "bc":
+        assert f"{night}: is gone or damaged; the drift charts leave this night out" in caplog.text
     assert charts.follow([nights[1]]) == {}

@@ -168,3 +168,21 @@ def test_memory_holds_blocks_of_shards_and_files_of_results_go_on(tmp_path, monk
     assert finalize.read_results(run.location).equals(finalize.read_results(whole.location))
     for name in ("results.csv", "metrics.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_files_of_others_in_a_table_do_not_count_and_damage_is_an_error_that_names_it(tmp_path):
+    run = finished(tmp_path / "run")
+    before = finalize.read_results(run.location)
+    (tmp_path / "run" / "results" / ".DS_Store").touch()
+    (tmp_path / "run" / "results" / "notes.parquet").touch()
+    assert finalize.read_results(run.location) == before
+    path = tmp_path / "run" / "results" / "results-00000.parquet"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"results-00000.parquet: cannot be read .* remove _SUCCESS from the run"):
+        finalize.read_results(run.location)
+    (tmp_path / "run" / "metrics.json").write_text("{")
+    with pytest.raises(InputError, match=r"metrics.json: is damaged; remove _SUCCESS from the run"):
+        summary.read(run.location)
+    (tmp_path / "run" / "_SUCCESS").unlink()
+    finalize.finalize(run)
+    assert finalize.read_results(run.location) == before

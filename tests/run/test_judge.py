@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from runs import SCORE_n, create, everything, finished, score
 
+from crackvae import cli
 from crackvae.errors import InputError, UsageError
 from crackvae.run import directory, finalize, judge
 
@@ -61,6 +62,7 @@ def test_the_recipes_quantile_gives_back_the_very_bytes(tmp_path):
     [
         {"quantile": 1.0, "value": None},
         {"quantile": 0.0, "value": None},
+        {"quantile": 0.9999999999999, "value": None},
         {"quantile": 0.999, "value": None},  # 99 normals are too few
         {"quantile": None, "value": float("nan")},
     ],
@@ -89,3 +91,20 @@ def test_an_unfinished_run_keeps_the_threshold_for_later(tmp_path):
         finalize.finalize(run)
     score(run, [2])
     assert finalize.finalize(run)["threshold"]["value"] == 0.5
+
+
+def test_a_run_with_a_damaged_shard_keeps_its_results_and_says_how_to_mend_it(tmp_path, capsys):
+    run = finished(tmp_path / "run")
+    path = next((tmp_path / "run" / "parts").rglob("*.parquet"))
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    before = everything(tmp_path / "run")
+    late = tmp_path / "late.csv"
+    late.write_text("image_id,label\n0.jpg,crack\n")
+    for command in (["threshold", run.location, "--value", "0.5"], ["evaluate", run.location, "--labels", str(late)]):
+        assert cli.main(command) == 3
+        error = capsys.readouterr().err
+        assert "was altered" in error
+        assert "remove _SUCCESS from the run and call the command that made it" in error
+        assert everything(tmp_path / "run") == before
