@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -85,7 +84,10 @@ def score(
 
     @contextmanager
     def plan() -> Iterator[Iterator[pa.Table]]:
-        listing = manifest.listing(locations, normal=normal, crack=crack, label_column=label_column)
+        sources.check_outside(out, locations)
+        listing = manifest.listing(
+            locations, normal=normal, crack=crack, label_column=label_column, unlabelled_if_unclear=True
+        )
         with listing as (blocks, found):
             for line in found.lines():
                 log.info(line)
@@ -271,6 +273,6 @@ def _table_hash(location: str) -> str | None:
     if sources.kind(location) != "table":
         return None
     try:
-        return hashlib.sha256(storage.read_bytes(location)).hexdigest()
+        return storage.sha256(location)
     except OSError as error:
         raise InputError(f"{location}: cannot be read: {error}") from error

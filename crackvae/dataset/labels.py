@@ -13,6 +13,7 @@ import pyarrow as pa
 from crackvae.dataset.table_files import check_columns
 from crackvae.errors import InputError, UsageError
 from crackvae.schema import Label
+from crackvae.terminal import log
 
 # Lower case, letters and digits only: Non-Crack, non_crack and noncrack are one name.
 # CD, UD and the like are SDNET2018's: cracked or uncracked deck, pavement, wall.
@@ -51,10 +52,13 @@ class FolderLabels:
             no folder in it means a label.
         names: From `vocabulary`.
         required: Whether finding no label at all is an error (the names were given by hand).
+        optional: Whether no file has a label, instead of an error, where only some folders mean one.
     """
 
-    def __init__(self, root: str, names: Mapping[str, Label], *, required: bool = False) -> None:
-        self._root, self._names, self._required = root, names, required
+    def __init__(
+        self, root: str, names: Mapping[str, Label], *, required: bool = False, optional: bool = False
+    ) -> None:
+        self._root, self._names, self._required, self._optional = root, names, required, optional
         self._label: dict[str, Label | None] = {}  # of a folder
         self._files: Counter[str] = Counter()
 
@@ -66,8 +70,10 @@ class FolderLabels:
         self._files[folder] += 1
         return self._label[folder]
 
-    def of_all(self) -> Label | None:
-        """Once all files were added, the label of all of them where it is the root that means one.
+    def of_all(self) -> tuple[bool, Label | None]:
+        """Once all files were added: whether all of them have one label, in the place of their own, and that one.
+
+        It is the root's where it is the root that means one, and none where labels are optional and unclear.
 
         Raises:
             InputError: Some files lie in folders that mean a label and others do not; or none is found and one
@@ -75,16 +81,18 @@ class FolderLabels:
         """
         unknown = Counter({folder: count for folder, count in self._files.items() if self._label[folder] is None})
         if len(unknown) < len(self._files):
+            told = f"{self._root}: some folders mean no label: {_found(unknown)}"
+            cure = "name them with --normal NAME or --crack NAME"
+            if unknown and self._optional:
+                log.warning("%s; so none is taken for one: %s", told, cure)
+                return True, None
             if unknown:
-                raise InputError(
-                    f"{self._root}: some folders mean no label: {_found(unknown)}; name them with "
-                    "--normal NAME or --crack NAME, or index them as a source of their own"
-                )
-            return None
+                raise InputError(f"{told}; {cure}, or index them as a source of their own")
+            return False, None
         label = self._names.get(_plain(self._root))
         if self._required and label is None:
             raise InputError(f"{self._root}: no folder is named {_listed(self._names)}; found {_found(unknown)}")
-        return label
+        return label is not None, label
 
 
 def from_column(values: Iterable[object], origin: str, names: Mapping[str, Label]) -> list[Label | None]:

@@ -101,6 +101,7 @@ def listing(
     crack: Sequence[str] = (),
     label_column: str = "label",
     folder_labels: bool = True,
+    unlabelled_if_unclear: bool = False,
 ) -> Iterator[tuple[Iterator[pa.Table], Summary]]:
     """Lists sources; the rows wait in a temporary file, so that memory does not grow with them.
 
@@ -112,6 +113,8 @@ def listing(
         crack: Folder names or values that mean crack, instead of the common ones.
         label_column: The column of a table that holds labels.
         folder_labels: Whether folder names are labels. Where a survey grows, any folder may come.
+        unlabelled_if_unclear: Whether a folder in which only some folders mean a label has none, with a warning. Where
+            the names were given, it is an error all the same.
 
     Yields:
         The rows of the manifest in blocks, and what was found. Rows are sorted by path within a source, those
@@ -131,7 +134,9 @@ def listing(
                 spool.add(_from_table(location, label_column, names, required=is_labelled), None)
             else:
                 of_names = names if folder_labels else {}
-                of_folder = FolderLabels(_root(location), of_names, required=bool(normal or crack))
+                given = bool(normal or crack)
+                optional = unlabelled_if_unclear and not given
+                of_folder = FolderLabels(_root(location), of_names, required=given, optional=optional)
                 spool.add(_from_listing(location, of_folder, summary), of_folder)
         if not spool.rows:
             found = _listed(summary.skipped, most=5) or "no file at all"
@@ -149,7 +154,7 @@ class _Spool:
     def __init__(self, folder: Path) -> None:
         self.rows = 0
         self._folder = folder
-        self._labels: list[str | None] = []  # of all rows of a source
+        self._labels: list[tuple[bool, str | None]] = []  # of a source: whether all rows have one label, and which
 
     def add(self, blocks: Iterator[pa.Table], of_folder: FolderLabels | None) -> None:
         """Takes the rows of a source, and once they are known the label that all of them have."""
@@ -162,18 +167,18 @@ class _Spool:
                 for name, stream in hashes.items():
                     text_N = block[name].to_numpy(zero_copy_only=False)
                     stream.write(pd.util.hash_array(text_N, categorize=False).tobytes())
-        label = of_folder.of_all() if of_folder else None
-        self._labels.append(label and str(label))
+        of_all, label = of_folder.of_all() if of_folder else (False, None)
+        self._labels.append((of_all, label and str(label)))
 
     def blocks(self) -> Iterator[pa.Table]:
         """The rows, as they were added."""
-        for number, label in enumerate(self._labels):
+        for number, (of_all, label) in enumerate(self._labels):
             with pq.ParquetFile(self._file(number)) as file:
                 for group in range(file.num_row_groups):
                     table = file.read_row_group(group)
-                    if label is not None:
-                        of_all = pa.repeat(label, table.num_rows)
-                        table = table.set_column(table.schema.get_field_index("label"), "label", of_all)
+                    if of_all:
+                        column = pa.array([label] * table.num_rows, pa.string())
+                        table = table.set_column(table.schema.get_field_index("label"), "label", column)
                     yield table.cast(MANIFEST)
 
     def repeats(self) -> bool:
@@ -300,6 +305,9 @@ def _from_table(location: str, label_column: str, names: Mapping[str, Label], *,
 def _block_of_table(
     table: pa.Table, location: str, label_column: str, names: Mapping[str, Label], taken: set[str], before: int
 ) -> pa.Table:
+    of_uri = table["uri"].type
+    if pa.types.is_binary(of_uri) or pa.types.is_large_binary(of_uri):
+        raise InputError(f"{location}: its column 'uri' is of the type {of_uri}; write it as text")
     given = [str(value) if value is not None else "" for value in table["uri"].to_pylist()]
     if "" in given:
         raise InputError(f"{location}: row {before + given.index('') + 1} has no uri; fill or remove it")

@@ -12,7 +12,7 @@ import posixpath
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -20,7 +20,7 @@ from typing import IO, NamedTuple, Self
 from urllib.parse import quote, unquote_to_bytes
 
 from crackvae import object_store, storage
-from crackvae.errors import ImageError, InputError, UnavailableError
+from crackvae.errors import ImageError, InputError, RefusedError, UnavailableError
 from crackvae.schema import Status
 
 IMAGE_SUFFIXES = frozenset(
@@ -62,6 +62,8 @@ def kind(source: str) -> str:
     Raises:
         InputError: There is no such file or folder, it is none of these, or it holds a secret.
     """
+    if not source.strip():
+        raise InputError(f"{source!r}: is no source; give a folder, an archive, an image or a table")
     object_store.check_uri(source, source.partition("://")[0] + "://...")
     path = storage.local_path(source)
     if path is not None and not path.exists():
@@ -79,6 +81,19 @@ def kind(source: str) -> str:
         known = "a folder, an image, " + ", ".join((*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES))
         raise InputError(f"{source}: is no source; use {known}")
     return "folder"
+
+
+def check_outside(out: str, locations: Sequence[str]) -> None:
+    """Refuses to write below a folder that is scored: the pictures of a run would be photographs of the next one.
+
+    Raises:
+        RefusedError: out lies in one of them.
+    """
+    for folder in locations:
+        if kind(folder) == "folder" and f"{storage.to_uri(out)}/".startswith(f"{storage.to_uri(folder)}/"):
+            raise RefusedError(
+                f"{out}: lies in {folder}, where its pictures would be taken for photographs; give another"
+            )
 
 
 def list_source(source: str) -> Iterator[File]:

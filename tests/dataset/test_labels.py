@@ -9,11 +9,11 @@ from crackvae.schema import Label
 COMMON = labels.vocabulary([], [])
 
 
-def of(*paths, root="survey", names=COMMON, required=False):
-    of_folder = labels.FolderLabels(root, names, required=required)
+def of(*paths, root="survey", names=COMMON, required=False, optional=False):
+    of_folder = labels.FolderLabels(root, names, required=required, optional=optional)
     found = [of_folder.add(path) for path in paths]
-    whole = of_folder.of_all()
-    return found if whole is None else [whole] * len(found)
+    of_all, label = of_folder.of_all()
+    return [label] * len(found) if of_all else found
 
 
 @pytest.mark.parametrize(
@@ -134,3 +134,9 @@ def test_case_and_punctuation_of_a_name_do_not_matter(name, random):
     )
     assert of(f"{spelled}/1.jpg") == [COMMON[name]]
     assert labels.from_column([spelled], "table.csv", COMMON) == [Label(COMMON[name])]
+
+
+def test_labels_that_are_optional_are_none_where_only_some_folders_mean_one(caplog):
+    assert of("up/1.jpg", "down/1.jpg", optional=True) == [None, None]
+    assert "some folders mean no label: 'down' (1); so none is taken for one" in caplog.text
+    assert of("up/1.jpg", "cp/1.jpg", optional=True) == ["normal", "crack"]

@@ -335,3 +335,17 @@ def test_names_of_labels_need_a_column_of_labels(tmp_path):
             manifest.build([str(table)], **names)
     labelled, _ = manifest.build([str(table)], normal=["sound"], crack=["cracked"], label_column="kind")
     assert column(labelled, "label") == ["normal", "crack"]
+
+
+def test_a_survey_whose_folders_mean_labels_only_in_part_is_listed_without(tmp_path):
+    for name in ("up", "down"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").touch()
+    with pytest.raises(InputError, match="some folders mean no label"):
+        manifest.build([str(tmp_path)])
+    with manifest.listing([str(tmp_path)], unlabelled_if_unclear=True) as (blocks, found):
+        assert pa.concat_tables(blocks)["label"].to_pylist() == [None, None]
+        assert found.labels == {"unlabelled": 2}
+    names = {"normal": ["up"], "unlabelled_if_unclear": True}
+    with pytest.raises(InputError, match="some folders mean no label"), manifest.listing([str(tmp_path)], **names):
+        pass

@@ -7,6 +7,7 @@ from dataset.places import bytes_of, column, ids, make_folder, not_indexed
 from crackvae import storage
 from crackvae.dataset import manifest
 from crackvae.dataset.sources import Reader
+from crackvae.errors import InputError
 from crackvae.schema import MANIFEST
 
 
@@ -212,3 +213,10 @@ def test_a_row_without_an_id_is_named_by_its_uri(tmp_path):
         tmp_path / "table.parquet",
     )
     assert ids(str(tmp_path / "table.parquet")) == ["7", "b.jpg", "c.jpg"]
+
+
+def test_uris_as_bytes_are_refused(tmp_path):
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"uri": [b"a.jpg"]}), path)
+    with pytest.raises(InputError, match="its column 'uri' is of the type binary; write it as text"):
+        manifest.build([str(path)])

@@ -11,7 +11,7 @@ from dataset.places import MAKERS, bytes_of, failure, listed, make_folder, make_
 from crackvae import storage
 from crackvae.dataset import sources
 from crackvae.dataset.sources import list_source
-from crackvae.errors import InputError
+from crackvae.errors import InputError, RefusedError
 from crackvae.schema import Status
 
 ODD = ["new\nline", 'a,b "c"', "50%", "%41", "#1?x=1", "in!", "a!/b.zip!/c", "żółw 🐢", "back\\x"]
@@ -271,3 +271,21 @@ def test_a_permission_that_is_missing_is_the_reason(tmp_path):
         Status.UNREADABLE,
         "Permission denied",
     )
+
+
+def test_an_empty_name_is_no_source():
+    for source in ("", " "):
+        with pytest.raises(InputError, match="is no source"):
+            sources.kind(source)
+
+
+def test_nothing_is_written_below_a_folder_that_is_scored(tmp_path):
+    (tmp_path / "survey").mkdir()
+    survey = str(tmp_path / "survey")
+    for out in (f"{survey}/run", survey, f"file://{survey}/a/b"):
+        with pytest.raises(
+            RefusedError, match=r"lies in .*survey/?, where its pictures would be taken for photographs"
+        ):
+            sources.check_outside(out, [survey + "/"])
+    for out in (f"{survey}-run", str(tmp_path), "s3://bucket/run"):
+        sources.check_outside(out, [survey])
