@@ -23,7 +23,6 @@ from crackvae.images.appearance import looks_of_tiles
 from crackvae.model import artifact, backend
 from crackvae.model.photograph import PhotoScorer, Row
 from crackvae.model.scorer import TileScorer
-from crackvae.processes import cores
 from crackvae.run.directory import Sharding
 from crackvae.schema import MANIFEST, PART, Status
 
@@ -85,7 +84,7 @@ class Estimate:
         megapixels = np.array(self.sample.megapixels or [0.0])
         expected, low, high = map(_duration, self.hours())
         disk = self.files * (2 * self.sample.row_bytes + _OTHER_BYTES)
-        unit = "CPU workers" if self.device == "cpu" else "GPUs"
+        unit = "CPU workers" if self.device == "cpu" else "GPU workers"
         return [
             f"files       {self.files:,} ({self.bytes / 1e9:,.1f} GB) in {self.shards:,} shards",
             f"megapixels  {megapixels.mean():.2f} each, {self.files * megapixels.mean():,.0f} in all ({what})",
@@ -109,21 +108,28 @@ def estimate(
     Arguments and errors are those of `scoring.score`.
     """
     tiling = artifact.load(model).config.image.tiling
-    with manifest.listing(locations, normal=normal, crack=crack, label_column=label_column) as (blocks, found):
+    listing = manifest.listing(
+        locations, normal=normal, crack=crack, label_column=label_column, unlabelled_if_unclear=True
+    )
+    with listing as (blocks, found):
         chosen, shards = _sampled(blocks, found.images, _SAMPLE[tiling])
     if here.is_local():
         computed_on = backend.resolve(device, "auto").device
-        sample, workers = measure(model, chosen, computed_on), cores()
+        sample, workers = measure(model, chosen, computed_on), _workers(computed_on, tiling)
     else:
         with session.session():
             computed_on = session.device(device)
-            on_gpu = computed_on == "cuda"
-            task = ray.remote(measure).options(num_gpus=int(on_gpu), num_cpus=1)
+            task = ray.remote(measure).options(num_gpus=int(computed_on == "cuda"), num_cpus=1)
             sample = ray.get(task.remote(model, chosen, computed_on))
-            workers = session.cpus()
-            if on_gpu:
-                workers = session.gpus() * (1 if tiling == "resize" else session.sharers_of_gpu())
+            workers = _workers(computed_on, tiling)
     return Estimate(found.images, found.bytes, shards, sample, workers, computed_on)
+
+
+def _workers(device: str, tiling: str) -> int:
+    """That score at the same time."""
+    if device == "cpu":
+        return session.cpus()
+    return session.gpus() * (1 if tiling == "resize" else session.sharers_of_gpu())
 
 
 def _sampled(blocks: Iterable[pa.Table], count: int, size: int) -> tuple[pa.Table, int]:

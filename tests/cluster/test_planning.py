@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crackvae import cli
-from crackvae.cluster import planning
+from crackvae.cluster import planning, session
 from crackvae.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -52,3 +52,12 @@ def test_the_command_prints_the_plan_and_writes_nothing(model, survey, tmp_path,
 def test_a_source_that_is_missing_is_an_error(model):
     with pytest.raises(InputError, match="no such file"):
         planning.estimate(str(model), ["/no/such/folder"])
+
+
+@pytest.mark.parametrize(("tiling", "workers"), [("resize", 2), ("native", 8)])
+def test_the_workers_of_a_machine_with_gpus_are_those_that_share_them(monkeypatch, tiling, workers):
+    monkeypatch.setattr(session, "gpus", lambda: 2)
+    monkeypatch.setattr(session, "cpus", lambda: 16)
+    monkeypatch.setattr(session, "_MOST_SHARERS", 4)
+    assert planning._workers("cuda", tiling) == workers
+    assert planning._workers("cpu", tiling) == 16
