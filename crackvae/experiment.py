@@ -305,10 +305,9 @@ def nightly(model: str, source: str, out: str, **options: Any) -> ExitCode:
     """
     from crackvae.cluster import nightly as nights
 
-    done = nights.nightly(model, source, out, **options)
-    for night in done:
-        if night.outcome is not None:
-            _show(night.outcome, model)
+    codes = set()
+    for night in nights.nightly(model, source, out, show=lambda outcome: _show(outcome, model), **options):
+        codes.add(night.exit_code)
         for line in tables.alarm_lines(night.record["drift"]):
             print(line)
         record = night.record
@@ -321,7 +320,7 @@ def nightly(model: str, source: str, out: str, **options: Any) -> ExitCode:
             "exit_code": night.exit_code,
         }
         print(json.dumps(told), flush=True)
-    return next((code for code in _WORST_FIRST if code in {night.exit_code for night in done}), ExitCode.DONE)
+    return next((code for code in _WORST_FIRST if code in codes), ExitCode.DONE)
 
 
 def _write_positions(run: str) -> None:

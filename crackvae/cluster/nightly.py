@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from crackvae import storage
 from crackvae.cluster import here, scoring, survey
 from crackvae.cluster.scoring import Outcome
-from crackvae.dataset import manifest, tiles
+from crackvae.dataset import manifest, sources, tiles
 from crackvae.errors import ExitCode, RefusedError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact
@@ -52,6 +52,7 @@ class _Job:
     content_hash: bool
     new_generation: bool
     accept_drift: bool
+    show: Callable[[Outcome], object]
     facts: Mapping[str, Any]
 
     def backend(self) -> dict[str, str]:
@@ -87,7 +88,8 @@ def nightly(
     content_hash: bool = False,
     new_generation: bool = False,
     accept_drift: bool = False,
-) -> list[Night]:
+    show: Callable[[Outcome], object] = lambda outcome: None,
+) -> Iterator[Night]:
     """Scores what is new or changed since the last night; first finishes a night that was cut off.
 
     Args:
@@ -99,20 +101,22 @@ def nightly(
             equal content is not scored again.
         new_generation: Whether another model, or another kind of machine, may begin anew.
         accept_drift: Whether tonight's level is what later nights are compared with, instead of the one before.
+        show: Draws what a night has scored. The night is not done before: where that fails, the next call shows it.
 
-    Returns:
-        The nights that were done; where nothing is new, the newest, with what tonight has found.
+    Yields:
+        The nights, each as soon as it is done; where nothing is new, the newest, with what tonight has found.
 
     Raises:
         InputError: Something cannot be used.
-        RefusedError: The nights before had another model or source, or another process is at work.
+        RefusedError: The nights before had another model or source, another process is at work, or out lies in source.
     """
+    sources.check_outside(out, [source])
     loaded = artifact.load(model)
     facts = scoring.model_facts(model, loaded, {})
     snapshot.latest(out)  # before the lock puts a file there: the place may be another's
-    done = []
+    done = None
     with lock.holding(out):
-        job = _Job(model, loaded, out, source, device, content_hash, new_generation, accept_drift, facts)
+        job = _Job(model, loaded, out, source, device, content_hash, new_generation, accept_drift, show, facts)
         last, begun = snapshot.latest(out), snapshot.begun(out)
         for record in filter(None, (last, begun and begun[1])):
             if record["source"] != storage.to_uri(source):
@@ -123,14 +127,13 @@ def nightly(
                 facts = {**facts, "backend": job.backend()}
             if job.goes_on(record, facts):
                 log.info("night %s was cut off; it is finished first", record["night"])
-                done.append(_finish(job, listing, record))
-                last = done[-1].record
+                done = last = (night := _finish(job, listing, record)).record
+                yield night
             else:
                 log.info("night %s was cut off and stays so, as another generation begins", record["night"])
         night = _next(job, last)
-        if not done or night.record["night"] != done[-1].record["night"]:
-            done.append(night)
-    return done
+        if done is None or night.record["night"] != done["night"]:
+            yield night
 
 
 def _next(job: _Job, last: Record | None) -> Night:
@@ -139,15 +142,15 @@ def _next(job: _Job, last: Record | None) -> Night:
     for line in found.lines():
         log.info(line)
     before = last if last is not None and job.goes_on(last, job.facts) else None
-    listing, told = _compare(job, files, before)
+    listing, told, learnt = _compare(job, files, before)
     facts = {**job.facts, "backend": before and before["facts"]["backend"]}
     if snapshot.to_score(listing).num_rows:
         facts["backend"] = job.backend()
         if before is not None and not job.goes_on(before, facts):
             before = None
-            listing, told = _compare(job, files, None)
+            listing, told, _ = _compare(job, files, None)
     log.info(", ".join(f"{number:,} {name}" for name, number in told.items()))
-    if before is not None and not job.accept_drift and not sum(told.values()) - told["listed"]:
+    if before is not None and not job.accept_drift and not learnt and not sum(told.values()) - told["listed"]:
         return Night({**before, "tonight": told | _scored(None), "drift": {}})
     record = {
         "night": _name(job.root, last),
@@ -163,7 +166,8 @@ def _next(job: _Job, last: Record | None) -> Night:
     return _finish(job, listing, record)
 
 
-def _compare(job: _Job, files: pa.Table, before: Record | None) -> tuple[pa.Table, dict[str, int]]:
+def _compare(job: _Job, files: pa.Table, before: Record | None) -> tuple[pa.Table, dict[str, int], bool]:
+    """The listing with what is new in it, counts, and whether hashes were learnt that later nights need."""
     known = snapshot.known(job.root, before)
     listing = snapshot.compare(files, known)
     if job.content_hash:  # of whatever the listing alone cannot call the same
@@ -175,7 +179,7 @@ def _compare(job: _Job, files: pa.Table, before: Record | None) -> tuple[pa.Tabl
         column = pc.replace_with_mask(files["content_hash"].combine_chunks(), unsure, hashes)
         files = files.set_column(MANIFEST.get_field_index("content_hash"), MANIFEST.field("content_hash"), column)
         listing = snapshot.compare(files, known)
-    return listing, snapshot.differences(listing, known)
+    return listing, snapshot.differences(listing, known), snapshot.knows_more(listing, known)
 
 
 def _name(root: str, last: Record | None) -> str:
@@ -195,6 +199,7 @@ def _finish(job: _Job, listing: pa.Table, record: Record) -> Night:
         facts = {"sources": [[record["source"], None]], "generation": record["generation"]}
         anew, start = not directory.exists(run), time.monotonic()
         outcome = scoring.night(job.model, files, run, facts, device=job.device)
+        job.show(outcome)
         if anew:
             pace = {"files": pace["files"] + files.num_rows, "seconds": pace["seconds"] + time.monotonic() - start}
         nights = [*nights, night]

@@ -132,6 +132,13 @@ def differences(listing: pa.Table, before: pa.Table) -> dict[str, int]:
     return {"listed": listing.num_rows} | told | {name: pc.sum(mask).as_py() or 0 for name, mask in masks.items()}
 
 
+def knows_more(listing: pa.Table, before: pa.Table) -> bool:
+    """Whether a listing has hashes of known photographs that the snapshot lacks."""
+    was = before["content_hash"].take(pc.index_in(listing["uri"], before["uri"]))
+    is_known = pc.is_in(listing["uri"], before["uri"])
+    return bool(pc.any(pc.and_(is_known, pc.and_(pc.is_valid(listing["content_hash"]), pc.is_null(was)))).as_py())
+
+
 def begin(root: str, listing: pa.Table, record: Record) -> None:
     """Keeps what a night has found, before anything is scored."""
     with storage.writing(storage.join(root, LISTED)) as stream:

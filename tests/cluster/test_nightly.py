@@ -1,5 +1,6 @@
 """Nights on a real local Ray: what each costs, and what it flags."""
 
+import errno
 import json
 import os
 import shutil
@@ -53,6 +54,11 @@ class Survey:
         return sorted(path.name for path in self.folder.iterdir())
 
 
+def nights_of(*arguments, **options):
+    """Of one call."""
+    return list(nightly.nightly(*arguments, **options))
+
+
 def told(night):
     return {name: night.record["tonight"][name] for name in COSTS if night.record["tonight"][name]}
 
@@ -78,7 +84,7 @@ def test_seven_nights(model, images, tmp_path, ray_session, monkeypatch):  # noq
     scorer = AnomalyScorer.load(str(model))
 
     def nights(root=root, **options):
-        done = nightly.nightly(str(model), str(survey.folder), str(root), **options)
+        done = nights_of(str(model), str(survey.folder), str(root), **options)
         for night in done:
             if night.outcome:
                 uris = pq.read_table(f"{night.outcome.run}/manifest.parquet")["uri"].to_pylist()
@@ -147,7 +153,7 @@ def test_seven_nights(model, images, tmp_path, ray_session, monkeypatch):  # noq
     survey.folder.rmdir()
     (tmp_path / "elsewhere").rename(survey.folder)
     with pytest.raises(RefusedError, match=r"holds the nights of .*; give another --out"):
-        nightly.nightly(str(model), str(tmp_path), str(root))
+        nights_of(str(model), str(calm), str(root))
     with lock.holding(str(root)), pytest.raises(RefusedError, match="another process works"):
         nights()
     for path, elsewhere in away:
@@ -177,7 +183,7 @@ def test_one_odd_night_is_no_alarm_and_a_lasting_change_is_until_accepted(model,
 
     def night(change=None, **options):
         survey.add(30, change)
-        (done,) = nightly.nightly(str(model), str(survey.folder), str(root), **options)
+        (done,) = nights_of(str(model), str(survey.folder), str(root), **options)
         return done
 
     def strapped(image_HW3):
@@ -220,7 +226,7 @@ def test_another_model_is_refused_with_what_it_would_cost_or_begins_a_generation
     loaded = artifact.load(str(model))
     artifact.save(replace(loaded, provenance={**loaded.provenance, "date": "another"}), str(other))
     arguments = (str(survey.folder), str(root))
-    (first,) = nightly.nightly(str(model), *arguments, new_generation=True)  # without effect
+    (first,) = nights_of(str(model), *arguments, new_generation=True)  # without effect
     assert first.record["generation"] == 1
     survey.add(4)
     gone = survey.folder / survey.names()[0]
@@ -231,32 +237,32 @@ def test_another_model_is_refused_with_what_it_would_cost_or_begins_a_generation
         r"with --new-generation, which scores all 30 photographs anew, about \S+ hours at the \S+ a second"
     )
     with pytest.raises(RefusedError, match=refusal):
-        nightly.nightly(str(other), *arguments)
+        nights_of(str(other), *arguments)
     assert state(root) == before
-    (second,) = nightly.nightly(str(other), *arguments, new_generation=True)
+    (second,) = nights_of(str(other), *arguments, new_generation=True)
     assert told(second) == {"listed": 33, "new": 33, "scored": 33}
     assert (second.record["generation"], second.record["nights"]) == (2, [second.record["night"]])
     assert len(rows(root, second)) == 33
     assert rows(root, first)[gone.name]["present"]
-    (quiet,) = nightly.nightly(str(other), *arguments, new_generation=True)
+    (quiet,) = nights_of(str(other), *arguments, new_generation=True)
     assert (told(quiet), quiet.record["night"]) == ({"listed": 33}, second.record["night"])
     with pytest.raises(RefusedError, match="model was"):
-        nightly.nightly(str(model), *arguments)
+        nights_of(str(model), *arguments)
 
 
 def test_another_kind_of_machine_is_another_generation_too(model, images, tmp_path, ray_session, monkeypatch):
     survey, root = Survey(tmp_path / "survey", images), tmp_path / "root"
     survey.add(3)
     arguments = (str(model), str(survey.folder), str(root))
-    nightly.nightly(*arguments)
+    nights_of(*arguments)
     path = root / "latest.json"
     path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda"'))
-    (quiet,) = nightly.nightly(*arguments)  # nothing is scored
+    (quiet,) = nights_of(*arguments)  # nothing is scored
     assert told(quiet) == {"listed": 3}
     survey.add(1)
     with pytest.raises(RefusedError, match=r"backend\.device was 'cuda', is 'cpu'"):
-        nightly.nightly(*arguments)
-    (second,) = nightly.nightly(*arguments, new_generation=True)
+        nights_of(*arguments)
+    (second,) = nights_of(*arguments, new_generation=True)
     assert told(second) == {"listed": 4, "new": 4, "scored": 4}
     assert second.record["generation"] == 2
 
@@ -270,11 +276,11 @@ def test_a_night_that_was_cut_off_is_left_where_another_model_begins(model, imag
     with monkeypatch.context() as patched:
         patched.setattr(snapshot, "write", None)
         with pytest.raises(TypeError):
-            nightly.nightly(str(model), *arguments)
+            nights_of(str(model), *arguments)
     assert not (root / "latest.json").exists()
     with pytest.raises(RefusedError, match="at a pace that is not known yet"):
-        nightly.nightly(str(other), *arguments)
-    (done,) = nightly.nightly(str(other), *arguments, new_generation=True)
+        nights_of(str(other), *arguments)
+    (done,) = nights_of(str(other), *arguments, new_generation=True)
     assert told(done) == {"listed": 3, "new": 3, "scored": 3}
     assert done.record["night"].endswith("-2")
     assert check.check(str(root / "nights" / done.record["night"])).problems == []
@@ -283,10 +289,10 @@ def test_a_night_that_was_cut_off_is_left_where_another_model_begins(model, imag
 def test_a_folder_whose_name_means_a_label_may_come_any_night(model, images, tmp_path, ray_session):
     survey, root = Survey(tmp_path / "survey", images), tmp_path / "root"
     survey.add(2)
-    nightly.nightly(str(model), str(survey.folder), str(root))
+    nights_of(str(model), str(survey.folder), str(root))
     (survey.folder / "crack").mkdir()
     shutil.copy(images[5], survey.folder / "crack")
-    (second,) = nightly.nightly(str(model), str(survey.folder), str(root))
+    (second,) = nights_of(str(model), str(survey.folder), str(root))
     assert told(second) == {"listed": 3, "new": 1, "scored": 1}
     assert {row["label"] for row in rows(root, second).values()} == {None}
 
@@ -296,7 +302,7 @@ def test_equal_content_under_another_time_costs_a_read_and_no_score(model, image
     survey.add(6)
     (survey.folder / "z.jpg").symlink_to(tmp_path / "nowhere")
     arguments = (str(model), str(survey.folder), str(root))
-    (first,) = nightly.nightly(*arguments, content_hash=True)
+    (first,) = nights_of(*arguments, content_hash=True)
     assert told(first) == {"listed": 7, "new": 7, "scored": 6, "failed": 1}
     names = survey.names()
     for name in names[:3]:
@@ -304,9 +310,45 @@ def test_equal_content_under_another_time_costs_a_read_and_no_score(model, image
     data = bytearray((survey.folder / names[0]).read_bytes())
     data[-3] ^= 1
     (survey.folder / names[0]).write_bytes(data)
-    (second,) = nightly.nightly(*arguments, content_hash=True)
+    (second,) = nights_of(*arguments, content_hash=True)
     assert told(second) == {"listed": 7, "changed": 1, "retried": 1, "touched": 2, "scored": 1, "failed": 1}
     assert second.exit_code == ExitCode.DONE  # what stays unreadable is not news
     assert [rows(root, second)[name]["night"] == second.record["night"] for name in names[:3]] == [True, False, False]
-    (third,) = nightly.nightly(*arguments)
+    (third,) = nights_of(*arguments)
     assert told(third) == {"listed": 7, "retried": 1, "failed": 1}
+
+
+def test_a_night_that_could_not_be_shown_is_shown_by_the_next_call(model, images, tmp_path, ray_session):
+    survey, root, shown = Survey(tmp_path / "survey", images), tmp_path / "root", []
+    survey.add(2)
+    (survey.folder / "damaged.jpg").write_text("no image")
+    arguments = (str(model), str(survey.folder), str(root))
+
+    def full(outcome):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        nights_of(*arguments, show=full)
+    assert snapshot.latest(str(root)) is None
+    (first,) = nights_of(*arguments, show=lambda outcome: shown.append(outcome.run))
+    assert (shown, first.exit_code) == ([str(root / "nights" / first.record["night"])], ExitCode.TOO_MANY_FAILED)
+    assert told(first) == {"listed": 3, "new": 3, "scored": 2, "failed": 1}
+    (quiet,) = nights_of(*arguments, show=full)
+    assert quiet.record["night"] == first.record["night"]
+
+
+def test_hashes_learnt_on_a_night_with_nothing_new_are_kept(model, images, tmp_path, ray_session):
+    survey, root = Survey(tmp_path / "survey", images), tmp_path / "root"
+    survey.add(2)
+    paths = sorted(survey.folder.iterdir())
+    (table := tmp_path / "survey.csv").write_text("\n".join(["uri", *map(str, paths)]))
+    arguments = (str(model), str(table), str(root))
+    nights_of(*arguments)
+    (second,) = nights_of(*arguments, content_hash=True)
+    assert told(second) == {"listed": 2}
+    before = state(root)
+    nights_of(*arguments, content_hash=True)
+    assert state(root) == before
+    shutil.copy(images[9], paths[0])
+    (third,) = nights_of(*arguments, content_hash=True)
+    assert told(third) == {"listed": 2, "changed": 1, "scored": 1}
