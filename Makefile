@@ -18,7 +18,7 @@ demo: setup  ## the whole job on synthetic images, about two minutes on 2 cores
 	$(BIN)/crackvae demo --out crackvae-demo
 
 test: setup  ## every test but the long ones, two files of tests at a time
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-browser: setup  ## the page in a real Chromium, which must be there: apt-get install chromium
 	$(BIN)/python -m pytest -m browser tests/report

@@ -23,6 +23,12 @@ hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
 hypothesis.settings.load_profile("quick")
 
 
+def pytest_collection_modifyitems(items):
+    """Files that wait for Ray first: where two run at a time, the quick ones at the end keep both at work."""
+    waiting = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in waiting)
+
+
 @pytest.fixture(scope="session")
 def survey(tmp_path_factory):
     """120 normals and 40 cracks in folders that name them."""
