@@ -14,7 +14,6 @@ from crackvae.terminal import Advance
 
 _T = TypeVar("_T")
 
-
 _REFRESH_S = 1.0  # shorter than Ray hands on: every ten seconds, every second in tests
 
 

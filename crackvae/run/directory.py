@@ -299,7 +299,7 @@ def read_header(location: str) -> Run:
 
 
 def success(run: Run) -> bytes:
-    """What _SUCCESS holds: another finalize writes another one, but to the same results."""
+    """What _SUCCESS holds, empty without one: the same as long as the results are."""
     path = run.path(SUCCESS)
     return storage.read_bytes(path) if storage.exists(path) else b""
 
