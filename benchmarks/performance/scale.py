@@ -105,6 +105,7 @@ def finish(work: Path, count: int) -> None:
 def threshold(work: Path, count: int) -> None:
     """Other predictions, without scoring anything again."""
     run = directory.open_run(str(work / "run"))
+    finalize.check_scored(run)
     judge.set_threshold(run, quantile=0.99, value=None)
     finalize.finalize(run)
 
