@@ -48,6 +48,11 @@ def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
         yield lambda count: bar.advance(task, count)
 
 
+def printable(text: str) -> str:
+    """Without control characters: a file's name may hold some, and move the cursor or begin a line of its own."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 def show_cursor() -> None:
     """Of a terminal: a bar of a process that was cut off has hidden it."""
     if sys.stderr.isatty():

@@ -88,6 +88,8 @@ def roc(scored: pa.Table, metrics: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(11.5, 6), layout="constrained")
     whole, zoom = figure.subplots(1, 2)
     labelled = scored.to_pandas().dropna(subset="label")
+    if "p_value_is_bound" in labelled:  # of photographs; such scores are in no metric
+        labelled = labelled[~labelled["p_value_is_bound"].astype(bool)]
     smallest, points = 1.0, []
     for name, style in zip(tables.reported_sets(metrics), ("-", ":"), strict=False):
         rows = labelled if name == EvaluationSet.ALL else labelled[labelled["set"] == name]

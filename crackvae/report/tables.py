@@ -10,6 +10,7 @@ from typing import Any
 
 from crackvae.schema import EvaluationSet, Label, Status
 from crackvae.statistics.metrics import METRICS
+from crackvae.terminal import printable
 
 _NAMES = {
     "roc_auc": "ROC-AUC",
@@ -107,8 +108,14 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
             else:
                 told += f"{reason['message']} (such as {', '.join(reason['examples'])})"
             lines.append(told)
+    decided = sum(counts["predicted"].values())
+    if decided < counts["scored"]:
+        lines.append(
+            f"nothing can be said of {counts['scored'] - decided:,} of {counts['scored']:,} scored files: the "
+            "calibration is too small for photographs of their size (no crack is ruled out in them)"
+        )
     lines.append(f"{counts['scored']:,} of {counts['files']:,} files scored")
-    if counts["scored"]:
+    if decided:
         lines.append(
             f"{counts['predicted'][Label.CRACK]:,} flagged as crack "
             f"({metrics['flagged_fraction']:.1%}) at alpha {threshold['alpha']:g}"
@@ -117,7 +124,7 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
     if bounds:
         lines.append(f"{bounds:,} p-values are upper bounds: too few calibration images are as large")
     lines.append(threshold_line(threshold))
-    return lines if metrics["drift"]["drifted"] else [*lines, *of_drift]
+    return [printable(line) for line in (lines if metrics["drift"]["drifted"] else [*lines, *of_drift])]
 
 
 def threshold_line(threshold: Mapping[str, Any]) -> str:

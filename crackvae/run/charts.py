@@ -56,10 +56,10 @@ def _read(run: str) -> dict[str, Any] | None:
 def _values(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float, int]]:
     """Of a night, by statistic: value, variance of one photograph, photographs."""
     counts, level = metrics["counts"], metrics["score_quantiles"]
-    files, scored = counts["files"], counts["scored"]
+    files, scored, decided = counts["files"], counts["scored"], sum(counts["predicted"].values())
     values = {
-        "flagged": _share(counts["predicted"]["crack"], scored),
-        "not_judged": _share(files - scored, files),
+        "flagged": _share(counts["predicted"]["crack"], decided),
+        "not_judged": _share(files - decided, files),
     }
     for name, factor in _QUANTILES.items():
         deviation = (level["0.75"] - level["0.25"]) / _QUARTILES if scored else 0.0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from crackvae import storage
 from crackvae.errors import InputError, UsageError
-from crackvae.run.directory import CALIBRATION, Run
+from crackvae.run.directory import CALIBRATION, SUCCESS, Run
 from crackvae.schema import BASELINES, LOOKS, Label
 from crackvae.statistics import calibration
 from crackvae.statistics.calibration import Normals
@@ -65,15 +65,15 @@ class Judge:
         return calibration.threshold(self.baselines[name], self.alpha)
 
     def as_dict(self) -> dict[str, Any]:
-        """For metrics.json; alpha is the share of the calibration normals above a threshold set by hand."""
-        above = float(np.mean(calibration.is_anomalous(self.normals.score_n, self.threshold)))
+        """For metrics.json; the alpha of a threshold set by hand is the rate of false alarms to expect of it."""
+        promise = self.normals.promise(self.threshold)
         return {
             "value": self.threshold,
-            "alpha": self.alpha if self.value is None else above,
+            "alpha": self.alpha if self.value is None else promise.expected,
             "score": self.score,
             "set_by": "alpha" if self.value is None else "value",
             "calibration_normals": len(self.normals.score_n),
-            "false_alarm_rate": self.normals.promise(self.threshold)._asdict(),
+            "false_alarm_rate": promise._asdict(),
         }
 
 
@@ -87,7 +87,7 @@ def load(run: Run) -> Judge:
         raise InputError(f"{run.location}: holds no calibration scores; give a run of `crackvae score` or `evaluate`")
     with storage.open_input(run.path(CALIBRATION)) as stream:
         table = pq.read_table(stream)
-    cure = "set the threshold again with `crackvae threshold`"
+    cure = "delete it, and call `crackvae threshold` again"
     chosen = storage.read_json(run.path(THRESHOLD), _numbers, cure) or {}
     return Judge(
         Normals(*(table[name].to_numpy() for name in ("score", "worst_tile_score", "tiles"))),
@@ -125,5 +125,6 @@ def set_threshold(run: Run, *, quantile: float | None, value: float | None) -> J
     kept = load(run)
     judge = replace(kept, value=value, alpha=alpha or run.facts["scoring"]["alpha"])
     judge.as_dict()  # raises where the calibration scores are too few
+    storage.remove(run.path(SUCCESS))  # from now on the results are no longer complete
     storage.write_bytes(run.path(THRESHOLD), json.dumps(chosen).encode())
     return judge

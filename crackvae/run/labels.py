@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from crackvae import storage
 from crackvae.errors import InputError
-from crackvae.run.directory import PLAN, Run
+from crackvae.run.directory import PLAN, SUCCESS, Run
 from crackvae.schema import Label
 
 LABELS = "labels.parquet"
@@ -42,6 +42,7 @@ def keep(run: Run, labels: pd.Series, origin: str) -> None:
     before = read(run)
     if before is not None:
         labels = labels.combine_first(before)
+    storage.remove(run.path(SUCCESS))  # from now on the results are no longer complete
     with storage.writing(run.path(LABELS)) as stream:
         pq.write_table(pa.table({"image_id": labels.index.tolist(), "label": labels.tolist()}), stream)
 

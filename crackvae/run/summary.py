@@ -78,6 +78,7 @@ class Summary:
     def as_dict(self, judge: Judge) -> dict[str, Any]:
         """The content of metrics.json."""
         scored = sum(self._predicted.values())
+        predicted = {str(label): self._predicted[label] for label in Label}
         exact = scored <= quantiles.EXACT_SCORES
         values = self._scores.at(_QUANTILES)
         return {
@@ -85,13 +86,13 @@ class Summary:
                 "files": self._rows,
                 "scored": scored,
                 "status": dict(sorted(self.status.items())),
-                "predicted": {str(label): self._predicted[label] for label in Label},
+                "predicted": predicted,
             },
             "failures": self._failures(),
             "threshold": judge.as_dict(),
             "drift": drift.compare(self._looks.rows(), judge.looks_nF, LOOKS),
             "p_values_that_are_bounds": self._bounds,
-            "flagged_fraction": _number(self._predicted[Label.CRACK] / max(1, scored)),
+            "flagged_fraction": _number(self._predicted[Label.CRACK] / max(1, sum(predicted.values()))),
             "score_quantiles": {f"{level:g}": _number(value) for level, value in zip(_QUANTILES, values, strict=True)},
             "score_quantiles_relative_error": 0.0 if exact else quantiles.RELATIVE_ERROR,
             "sets": self._sets(judge),

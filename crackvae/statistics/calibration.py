@@ -218,7 +218,7 @@ class Normals:
             worst_tile_N: The largest score of a tile.
             tiles_N: How many there are.
             alpha: The rate of false alarms that is accepted.
-            value: A threshold that takes the place of alpha's.
+            value: A threshold that takes the place of alpha's. Bounds are compared with what it promises.
 
         Raises:
             InputError: As by `p_values` and `threshold`.
@@ -228,10 +228,10 @@ class Normals:
         is_bound_N = (tiles_N < fewest) | (tiles_N > most)
         bound_N, least_N = bounds(worst_tile_N, tiles_N, self.worst_tile_n, self.tiles_n)
         p_N = np.where(is_bound_N, bound_N, p_N)
-        if value is not None:
-            return Verdict(p_N, is_bound_N, is_anomalous(score_N, value), ~np.isnan(p_N))
-        above_N = np.where(is_bound_N, p_N <= alpha, is_anomalous(score_N, threshold(self.score_n, alpha)))
-        return Verdict(p_N, is_bound_N, above_N, ~np.isnan(p_N) & ~(is_bound_N & (least_N > alpha)))
+        limit = threshold(self.score_n, alpha) if value is None else value
+        level = alpha if value is None else self.promise(value).expected
+        above_N = np.where(is_bound_N, p_N <= level, is_anomalous(score_N, limit))
+        return Verdict(p_N, is_bound_N, above_N, ~np.isnan(p_N) & ~(is_bound_N & (least_N > level)))
 
 
 def size_exponent(error_N: Floats) -> float:

@@ -133,7 +133,8 @@ def bands(
 ) -> Bands:
     """Both curves, resampled as by `bootstrap`; arguments as there, and both labels must be present.
 
-    A share `level` of the resamples lies inside the interval, at each point by itself.
+    A share `level` of the resamples lies inside the interval, at each point by itself. Of large sets, resamples
+    that happen to hold no crack, or nothing else, are left out.
     """
     ranking = Ranking(score_N, is_crack_N, np.inf)
     fpr_G = np.geomspace(1 / np.count_nonzero(~is_crack_N), 1, 100)
@@ -146,10 +147,11 @@ def bands(
             allowed_G = np.floor(fpr_G * fp_V[-1] + 1e-9)
             found_G = tp_V[np.searchsorted(fp_V, allowed_G, side="right") - 1]
             at_G = np.searchsorted(tp_V, np.ceil(recall_G * tp_V[-1] - 1e-9))
-            curves.append((found_G / tp_V[-1], tp_V[at_G] / (tp_V[at_G] + fp_V[at_G])))
+            with np.errstate(invalid="ignore"):  # without any crack
+                curves.append((found_G / tp_V[-1], tp_V[at_G] / (tp_V[at_G] + fp_V[at_G])))
     recall_RG, precision_RG = (np.stack(each) for each in zip(*curves, strict=True))
     edges = [(1 - level) / 2, (1 + level) / 2]
-    made = [np.vstack([curve[:1], np.quantile(curve[1:], edges, axis=0)]) for curve in (recall_RG, precision_RG)]
+    made = [np.vstack([curve[:1], np.nanquantile(curve[1:], edges, axis=0)]) for curve in (recall_RG, precision_RG)]
     return Bands(fpr_G, made[0], recall_G, made[1])
 
 

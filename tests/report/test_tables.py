@@ -124,3 +124,23 @@ def test_a_drifted_survey_is_said_to_be_so_first_with_the_cure():
     assert first.startswith("WARNING: the images are unlike those of the calibration: higher latent, lower brightness.")
     assert first.endswith("crackvae calibrate MODEL NORMALS --out NEW_MODEL")
     assert "not scored" in second
+
+
+def test_what_nothing_can_be_said_of_comes_before_what_was_scored():
+    undecided = metrics()
+    undecided["counts"]["predicted"]["normal"] -= 100
+    lines = counts_lines(undecided)
+    assert lines[0] == (
+        "nothing can be said of 100 of 1,000 scored files: the calibration is too small for photographs of their size "
+        "(no crack is ruled out in them)"
+    )
+    assert lines[1] == "1,000 of 1,000 files scored"
+    undecided["counts"]["predicted"] = {"normal": 0, "crack": 0}
+    assert not any("flagged" in line for line in counts_lines(undecided))
+
+
+def test_a_name_cannot_begin_a_line_of_its_own():
+    failed = metrics(unreadable=1)
+    reason = {"status": "unreadable", "message": "gone", "count": 1, "examples": ["a\x1b[31m\n0 of 9 files not scored"]}
+    lines = counts_lines(failed | {"failures": [reason]})
+    assert r"  1 unreadable: gone (such as a\x1b[31m\n0 of 9 files not scored)" in lines

@@ -35,7 +35,7 @@ def test_a_threshold_by_value_keeps_the_baselines(tmp_path):
     rate = after["threshold"].pop("false_alarm_rate")
     assert rate["low"] < rate["expected"] == 0.5 < rate["high"]
     assert after["threshold"] == {
-        "score": "mse", "value": 0.5, "alpha": 49 / 99, "set_by": "value", "calibration_normals": 99
+        "score": "mse", "value": 0.5, "alpha": 0.5, "set_by": "value", "calibration_normals": 99
     }  # fmt: skip
     assert after["sets"]["all"]["roc_auc"] == before["sets"]["all"]["roc_auc"]
     assert after["sets"]["all"]["recall"]["value"] > before["sets"]["all"]["recall"]["value"]
@@ -108,3 +108,22 @@ def test_a_run_with_a_damaged_shard_keeps_its_results_and_says_how_to_mend_it(tm
         assert "was altered" in error
         assert "remove _SUCCESS from the run and call the command that made it" in error
         assert everything(tmp_path / "run") == before
+
+
+def test_results_stop_being_complete_before_what_they_follow_from_changes(tmp_path):
+    """Killed in between, the command that made the run has to finish it anew."""
+    run = finished(tmp_path / "run")
+    with pytest.raises(UsageError):
+        judge.set_threshold(run, quantile=2.0, value=None)
+    assert directory.open_run(run.location).finished
+    judge.set_threshold(run, quantile=None, value=0.5)
+    assert not directory.open_run(run.location).finished
+
+
+def test_a_damaged_threshold_names_a_cure_that_mends_it(tmp_path):
+    run = finished(tmp_path / "run")
+    (tmp_path / "run" / judge.THRESHOLD).write_text("{")
+    with pytest.raises(InputError, match="delete it, and call `crackvae threshold` again"):
+        judge.set_threshold(run, quantile=0.9, value=None)
+    (tmp_path / "run" / judge.THRESHOLD).unlink()
+    judge.set_threshold(run, quantile=0.9, value=None)

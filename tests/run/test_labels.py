@@ -41,6 +41,7 @@ def test_labels_replace_those_of_the_survey_for_their_images_only(tmp_path):
     before = truth(run)
     flipped = before.iloc[:10].map({"normal": "crack", "crack": "normal"})
     labels.keep(run, flipped, "x.csv")
+    assert not directory.open_run(run.location).finished  # until its results follow from them
     finalize.finalize(run)
     after = truth(run)
     assert (after.iloc[:10] == flipped).all()

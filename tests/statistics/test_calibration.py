@@ -174,8 +174,12 @@ def test_photographs_are_compared_with_calibration_ones_of_their_size_and_bounde
     np.testing.assert_allclose(verdict.p_N, [0.01, 0.01, 0.01, 0.03, 0.4])
     assert verdict.is_anomalous_N.tolist() == [True, True, True, True, False]
     assert verdict.is_decided_N.tolist() == [True, True, True, True, False]  # nothing could be a crack in the last
-    by_value = normals.judge(worst_N / tiles_N**0.25, worst_N, tiles_N, 0.05, value=0.0)
-    assert (by_value.is_anomalous_N & by_value.is_decided_N).all()
+    limit = calibration.threshold(normals.score_n, 0.05)
+    by_value = normals.judge(worst_N / tiles_N**0.25, worst_N, tiles_N, 0.05, value=limit)
+    for of_value, of_alpha in zip(by_value, verdict, strict=True):
+        np.testing.assert_array_equal(of_value, of_alpha)  # the same threshold, the same verdicts
+    lowest = normals.judge(worst_N / tiles_N**0.25, worst_N, tiles_N, 0.05, value=0.0)
+    assert (lowest.is_anomalous_N & lowest.is_decided_N).all()
 
 
 def test_a_few_small_calibration_photographs_do_not_spoil_the_bound_of_large_ones():

@@ -175,3 +175,13 @@ def test_the_bands_are_those_of_the_metrics_that_are_points_of_the_curves(monkey
     coarse = intervals.bands(score_N, is_crack_N, group_N, resamples=300)
     np.testing.assert_allclose(coarse.recall_3G[0], found.recall_3G[0])
     assert np.abs(coarse.recall_3G - found.recall_3G).mean() < 0.02
+
+
+def test_bands_of_few_groups_with_cracks_in_a_large_set_have_edges(monkeypatch):
+    """Of large sets buckets are drawn, and a resample may hold no crack at all."""
+    monkeypatch.setattr(intervals, "EXACT_IMAGES", 10)
+    is_crack_N = np.arange(400) < 3
+    score_N = np.random.default_rng(0).normal(size=400) + 3 * is_crack_N
+    bands = intervals.bands(score_N, is_crack_N, np.arange(400), resamples=200)
+    assert np.isfinite(bands.recall_3G).all()
+    assert np.isfinite(bands.precision_3G).all()
