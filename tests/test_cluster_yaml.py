@@ -10,6 +10,7 @@ import botocore.session
 import pytest
 import yaml
 from botocore.validate import ParamValidator
+from ray.autoscaler._private.aws import config as aws
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ def test_ray_accepts_it(name, head):
 def test_it_has_a_head_cpu_workers_and_gpu_workers_from_none(cluster):
     types = cluster["available_node_types"]
     assert types.keys() == {"head", "cpu_worker", "gpu_worker"}
-    assert types["gpu_worker"]["min_workers"] == 0
+    assert types["gpu_worker"]["max_workers"] == 0  # where there are some, a job on CPUs grows onto them
     assert sum(t.get("max_workers", 0) for t in types.values()) <= cluster["max_workers"]
     assert cluster["idle_timeout_minutes"] == 10
     for name in ("cpu_worker", "gpu_worker"):
@@ -70,7 +71,7 @@ def not_enumerated(value, shape, path=""):
 def test_fields_that_ray_does_not_check_are_as_ec2_wants_them(cluster, ec2):
     for node in cluster["available_node_types"].values():
         assert ec2_says(ec2, node["node_config"]) == []
-    assert cluster["provider"].keys() == {"type", "region", "security_group"}
+    assert cluster["provider"].keys() == {"type", "region"}
     assert cluster["provider"]["region"] in botocore.session.Session().get_available_regions("ec2")
 
 
@@ -93,13 +94,10 @@ def test_a_slip_of_the_pen_in_them_is_found(cluster, ec2, path, value):
     assert ec2_says(ec2, node)
 
 
-def test_only_ssh_is_open_and_not_to_everybody(cluster, ec2):
-    group = cluster["provider"]["security_group"]
-    shape = ec2.operation_model("AuthorizeSecurityGroupIngress").input_shape
-    assert not ParamValidator().validate(group, shape).has_errors()
-    (rule,) = group["IpPermissions"]
-    assert rule["FromPort"] == rule["ToPort"] == 22
-    assert all(not range_["CidrIp"].endswith("/0") for range_ in rule["IpRanges"])
+def test_no_security_group_is_made_by_ray_whose_own_is_open_to_ssh_from_everywhere(cluster):
+    before = copy.deepcopy(cluster)
+    assert aws._configure_security_group(cluster) == before  # it asks AWS for nothing
+    assert aws._create_default_ssh_inbound_rules()[0]["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}]
 
 
 def test_hosts_are_named_as_ray_looks_for_them():

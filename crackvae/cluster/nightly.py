@@ -57,7 +57,7 @@ class _Job:
 
     def backend(self) -> dict[str, str]:
         """Of the workers."""
-        return survey.resolve_backend(self.device, self.loaded.config.scoring.precision).as_dict()
+        return survey.resolve_backend(self.device, self.loaded.precision).as_dict()
 
     def goes_on(self, was: Record, facts: Mapping[str, Any]) -> bool:
         """Whether a night with these facts belongs to the generation of another.

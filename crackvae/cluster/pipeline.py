@@ -7,8 +7,11 @@ and send uint8 tiles to the workers that hold a GPU.
 from __future__ import annotations
 
 import io
+import os
+import sys
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -18,6 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
+import torch
 from ray.data import ActorPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
@@ -80,7 +84,7 @@ def _dataset(job: Job, work: Sequence[Work], fused: bool | None) -> ray.data.Dat
     if artifact.load(job.model).photographs is not None:
         # One worker from file to commit, GPU or not: a shard's photographs would fill Ray's object store. Two thirds
         # of the work are decoding and lines, on the CPU: so a GPU is shared by as many workers as it has processors.
-        sharers = session.sharers_of_gpu()
+        sharers = session.sharers_of_gpu() if on_gpu else 1
         pool = session.worker_pool(len(rows), session.gpus() * sharers if on_gpu else session.cpus())
         return stage(dataset, _ReadAndScore, pool, num_cpus=1, num_gpus=1 / sharers if on_gpu else 0)
     if not on_gpu if fused is None else fused:
@@ -102,7 +106,8 @@ class _ReadAndScore:
         return workers.whole(self._job)
 
     def __call__(self, batch: Batch) -> Batch:
-        return {"told": [self._worker.score(_work(batch))]}
+        with _ending_with_its_gpu():
+            return {"told": [self._worker.score(_work(batch))]}
 
 
 class _Read:
@@ -139,7 +144,18 @@ class _Score:
         part = pa.ipc.open_stream(batch["part"][0]).read_all()
         again_N = np.frombuffer(batch["again"][0], np.bool_)
         read = Tiles(tiles_NSS, part, again_N, float(batch["seconds"][0]))
-        return {"told": [self._worker.score(_work(batch), read)]}
+        with _ending_with_its_gpu():
+            return {"told": [self._worker.score(_work(batch), read)]}
+
+
+@contextmanager
+def _ending_with_its_gpu() -> Iterator[None]:
+    """An error of CUDA stays in the process: it would fail every shard to come, and be the quickest to take them."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        print(f"crackvae: a worker ends: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _work(batch: Batch) -> Work:

@@ -159,7 +159,7 @@ def measure(model: str, files: pa.Table, device: str) -> Sample:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     loaded = artifact.load(model)
-    precision = backend.resolve(device, loaded.config.scoring.precision).precision
+    precision = backend.resolve(device, loaded.precision).precision
     with Decoder(loaded.config.image) as decoder:
         list(decoder.photographs(files.slice(0, 1)))  # starts its process
         if loaded.photographs is None:

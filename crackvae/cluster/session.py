@@ -25,6 +25,7 @@ from crackvae.processes import cores
 _FREE_CPUS = 1
 _STALLED_SECONDS = 1800
 _MOST_SHARERS = 16
+_SHARER_BYTES = 8 * 10**8
 _BUSY = 0.9  # share of a pool's workers, from which on it grows; by Ray's default of 1.75 it would have to queue work
 
 
@@ -137,8 +138,13 @@ def _of_cluster(kind: str) -> int:
 
 
 def sharers_of_gpu() -> int:
-    """Workers that a GPU can serve: each has a processor, and takes some 0.7 GB of the GPU's memory."""
-    return max(1, min(_MOST_SHARERS, cpus() // max(1, gpus())))
+    """Workers that a GPU can serve: each has a processor, and some 0.7 GB of the GPU's memory."""
+    room = _gpu_bytes() if is_local() else ray.get(ray.remote(_gpu_bytes).options(num_gpus=0.01).remote())
+    return max(1, min(_MOST_SHARERS, cpus() // max(1, gpus()), room // _SHARER_BYTES))
+
+
+def _gpu_bytes() -> int:
+    return int(torch.cuda.get_device_properties(0).total_memory)
 
 
 def device(asked: str) -> str:

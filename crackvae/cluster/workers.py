@@ -61,6 +61,8 @@ class TileReader:
     """Reads and decodes shards of images, each to one tile."""
 
     def __init__(self, job: Job) -> None:
+        if backend.versions() != job.computed_on.versions:
+            raise _other(job)
         self._run = directory.read_header(job.run)
         self._decoder = Decoder(artifact.load(job.model).config.image)
 
@@ -170,7 +172,11 @@ def whole(job: Job) -> ImageWorker | PhotographWorker:
 
 def _refuse_other(job: Job) -> None:
     if backend.resolve(job.computed_on.device, job.computed_on.precision) != job.computed_on:
-        raise RefusedError(f"{job.run}: a node has other hardware or versions than the run; make the nodes equal")
+        raise _other(job)
+
+
+def _other(job: Job) -> RefusedError:
+    return RefusedError(f"{job.run}: a node has other hardware or versions than the run; make the nodes equal")
 
 
 class _Commit:

@@ -45,7 +45,7 @@ class AnomalyScorer:
     def __init__(self, model: Artifact, device: str = "auto") -> None:
         self.config = model.config
         self.normals = model.calibrated.normals
-        self.backend = backend.resolve(device, model.config.scoring.precision)
+        self.backend = backend.resolve(device, model.precision)
         scorer = TileScorer if model.photographs is None else PhotoScorer
         self._scorer = scorer(model, self.backend.device, self.backend.precision)
 
@@ -91,12 +91,15 @@ class AnomalyScorer:
                 rows.append(row)
         self._score_tiles(waiting)
         frame = pd.DataFrame(rows, columns=PART.names[1:])
-        score_N, worst_N = (frame[name].to_numpy(np.float64, na_value=np.nan) for name in ("score", "worst_tile_score"))
+        # As a run keeps them, and the calibration: in float64 a score could miss one of the calibration that it equals.
+        score_N, worst_N = (frame[name].to_numpy(np.float32, na_value=np.nan) for name in ("score", "worst_tile_score"))
         tiles_N = frame["tiles"].fillna(1).to_numpy(np.float64)
         verdict = self.normals.judge(score_N, worst_N, tiles_N, self.config.scoring.alpha)
         prediction_N = np.where(verdict.is_anomalous_N, Label.CRACK.value, Label.NORMAL.value).astype(object)
         prediction_N[~verdict.is_decided_N] = None
-        return frame.assign(p_value=verdict.p_N, p_value_is_bound=verdict.is_bound_N, prediction=prediction_N)
+        is_bound_N = verdict.is_bound_N.astype(object)
+        is_bound_N[np.isnan(score_N)] = None
+        return frame.assign(p_value=verdict.p_N, p_value_is_bound=is_bound_N, prediction=prediction_N)
 
     def _score_tiles(self, waiting: list[tuple[Row, NDArray[np.uint8]]]) -> None:
         """Scores the tiles that wait, into their rows."""

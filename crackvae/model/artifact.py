@@ -97,8 +97,8 @@ class Photographs:
         scale: What evidence for a line is compared with.
         darkness: Median minus 3rd percentile of gray levels that one training tile in a thousand exceeds.
         size_exponent: xi; the score of a photograph of m tiles is its worst tile's score / m^xi.
-        map_limit: The evidence that a share alpha of the calibration normals exceeds somewhere;
-            infinite before calibration.
+        map_limit: The evidence that a share alpha of the calibration normals exceeds somewhere, without those
+            that joined by a review; infinite before calibration.
     """
 
     domain: Domain
@@ -140,6 +140,14 @@ class Artifact:
         if self.calibration is None:
             raise ArtifactError("the model is not calibrated; `crackvae train` does it at its end")
         return self.calibration
+
+    @property
+    def precision(self) -> str:
+        """To score in: that of the calibration; of a model calibrated in bf16 on a GPU, the fastest of a processor."""
+        asked, calibrated_on = self.config.scoring.precision, self.provenance.get("calibrated_on", {})
+        if asked == "bf16" and calibrated_on.get("device") == "cuda":  # else 20 times slower than fp32, without AMX or
+            return "int8" if LARGEST in self.weights else "auto"  # AVX-512 BF16; on a GPU both mean bf16
+        return asked
 
     def network(self) -> ConvVAE:
         """Builds the network and loads its weights, in evaluation mode.

@@ -73,8 +73,12 @@ def resolve(device: str, precision: str) -> Backend:
         chosen = "fp32"
     elif precision == "int8" and "int8" in native:
         chosen = "int8"
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
-    return Backend(device, hardware, chosen, versions)
+    return Backend(device, hardware, chosen, versions())
+
+
+def versions() -> str:
+    """Of the libraries that touch numbers."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[object]:

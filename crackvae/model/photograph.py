@@ -76,6 +76,7 @@ class PhotoScorer:
         try:
             return row | self.score(gray_HW, chroma_hw2, ground)
         except Exception as error:  # of a library, at pixels nobody foresaw, or for want of memory: not the job's end
+            self._tiles.check_device()  # raises where no later photograph could be scored either
             message = " ".join(f"{type(error).__name__}: {error}".split())
             return row | {"status": str(Status.CRASHED), "message": message}
 
@@ -123,7 +124,11 @@ class PhotoScorer:
         if height * width > self._most_pixels:
             message = f"{width}x{height} pixels at the model's pitch; over {self._most_pixels / 1e6:g} MP"
             return {"status": str(Status.TOO_LARGE), "message": message}
-        return self._score(resample(gray_HW, factor), chroma_hw2, factor, ground)
+        row = self._score(resample(gray_HW, factor), chroma_hw2, factor, ground)
+        for region in row.get("regions", ()):  # rounded, one may end a pixel beyond the photograph
+            for start, side, length in (("x", "width", gray_HW.shape[1]), ("y", "height", gray_HW.shape[0])):
+                region[side] = max(1, min(region[side], length - region[start]))
+        return row
 
     def factor(self, ground: Ground | None) -> float:
         """By which the sides of a photograph grow when it is brought to the model's pixel pitch."""

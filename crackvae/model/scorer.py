@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -32,13 +32,26 @@ class TileScorer:
     def __init__(self, model: Artifact, device: str, precision: str) -> None:
         self._device = torch.device(device)
         self._batch_size = model.config.scoring.batch_size
-        self._quantised = QuantisedVAE(model.network(), model.largest_activations()) if precision == "int8" else None
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._is_quantised = precision == "int8"
+        self._reconstruct: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]]
+        if self._is_quantised:
+            self._reconstruct = QuantisedVAE(model.network(), model.largest_activations()).reconstruct
+            return
         # The same numbers as under autocast, which would convert the weights for every batch.
         network = model.network().to(self._device, self._dtype)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         on_x86 = device == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX")
         self._reconstruct = (PackedVAE(network) if on_x86 and precision == "fp32" else network).reconstruct
+
+    def check_device(self) -> None:
+        """Tells whether the device still computes.
+
+        Raises:
+            torch.AcceleratorError: CUDA has met an error that its context does not survive.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def measure(self, tile_NHW: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean squared error of each tile against its reconstruction, and the size of its latent mean.
@@ -84,14 +97,14 @@ class TileScorer:
             yield x_hat_B1HW.squeeze(1).cpu().numpy(), sigma_B1HW.squeeze(1).cpu().numpy(), latent_B
 
     @torch.inference_mode()
+    # fp32 is fp32, not TF32, which cuDNN takes by default from Ampere on; and the same bytes every time.
+    @torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     def _pass(
         self, tile_BHW: NDArray[np.uint8]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, NDArray[np.float32]]:
         device_BHW = torch.from_numpy(tile_BHW).to(self._device)
         x_B1HW = normalise(device_BHW)
-        if self._quantised is not None:
-            x_hat_B1HW, logvar_B1HW, mu_BZ = self._quantised.reconstruct(device_BHW)
-        else:
-            x_hat_B1HW, logvar_B1HW, mu_BZ = self._reconstruct(x_B1HW.to(self._dtype))
+        network_BHW = device_BHW if self._is_quantised else x_B1HW.to(self._dtype)
+        x_hat_B1HW, logvar_B1HW, mu_BZ = self._reconstruct(network_BHW)
         latent_B = mu_BZ.float().square().mean(dim=1).sqrt().cpu().numpy()
         return x_B1HW, x_hat_B1HW.float(), logvar_B1HW, latent_B

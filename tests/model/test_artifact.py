@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ from crackvae.config import Config
 from crackvae.errors import ArtifactError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
+from crackvae.model.quantised import LARGEST
 from crackvae.statistics.calibration import Normals
 
 
@@ -100,3 +102,17 @@ def test_weights_of_another_network_are_refused(tiny_artifact):
     stranger = Artifact(Config(), tiny_artifact.weights, None, [], {})
     with pytest.raises(ArtifactError, match="does not fit its config"):
         stranger.network()
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "chosen"),
+    [("bf16", "cuda", "int8"), ("bf16", "cpu", "bf16"), ("fp32", "cuda", "fp32"), ("int8", "cpu", "int8")],
+)
+def test_bf16_of_a_gpu_is_the_fastest_that_another_device_has(tiny_artifact, asked, device, chosen):
+    scoring = tiny_artifact.config.scoring.model_copy(update={"precision": asked})
+    config = tiny_artifact.config.model_copy(update={"scoring": scoring})
+    made = dataclasses.replace(tiny_artifact, config=config, provenance={"calibrated_on": {"device": device}})
+    weights = made.weights | {LARGEST: torch.ones(1)}
+    assert dataclasses.replace(made, weights=weights).precision == chosen
+    without = {name: value for name, value in made.weights.items() if name != LARGEST}
+    assert dataclasses.replace(made, weights=without).precision == ("auto" if chosen != asked else asked)

@@ -175,3 +175,26 @@ def test_photographs_are_brought_to_the_models_pixel_pitch(tiny_artifact):
 def test_a_model_of_whole_images_scores_no_photographs(tiny_artifact):
     with pytest.raises(ArtifactError, match="whole images"):
         PhotoScorer(tiny_artifact, "cpu", "fp32")
+
+
+def test_a_region_at_the_edge_ends_there_whatever_the_pitch(tiny_artifact):
+    photo_HW = cv2.resize(concrete(301, 403), (806, 602), interpolation=cv2.INTER_NEAREST)
+    cv2.line(photo_HW, (700, 100), (805, 601), 0, 10)
+    ends = []
+    for pitch in (1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.3):
+        scorer = PhotoScorer(native(tiny_artifact, {"mm_per_pixel": pitch, "tile_size": 64}), "cpu", "fp32")
+        regions = scorer.score(photo_HW, CHROMA_hw2, Ground(1.0, 0.1))["regions"]
+        ends += [(region["x"] + region["width"], region["y"] + region["height"]) for region in regions]
+    assert (np.array(ends).max(axis=0) == (806, 602)).all()
+
+
+def test_a_photograph_that_fails_is_a_row_unless_the_device_has_failed(scorer, monkeypatch):
+    def fail(tile_NHW):
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+    arrays = [concrete(300, 420), CHROMA_hw2]
+    monkeypatch.setattr(scorer._tiles, "expect", fail)
+    assert scorer.complete({}, arrays)["status"] == "crashed"
+    monkeypatch.setattr(scorer._tiles, "check_device", lambda: fail(None))  # as CUDA does from then on
+    with pytest.raises(torch.AcceleratorError):
+        scorer.complete({}, arrays)
