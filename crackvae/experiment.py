@@ -271,11 +271,12 @@ def _decide(run: str, file: str, model: str | None, calibrated: str | None, trai
     if calibrated:
         from crackvae.cluster.calibrate import join
 
-        sound, scored_by = decided.for_calibration(), pictures.model_of(decided.run, model)
+        (sound, images), scored_by = decided.for_calibration(), pictures.model_of(decided.run, model)
         if scored_by is None:
             raise InputError(f"{run}: the model that scored it does not lie where it lay; give it by --model MODEL")
-        join(scored_by, decided.run, sound, calibrated)
-        print(f"model: {calibrated}; {len(sound):,} sound images drawn at random have joined its calibration")
+        made = join(scored_by, decided.run, sound, images, calibrated)
+        joined = len(made.calibrated.image_id) - len(scored_by.calibrated.image_id)
+        print(f"model: {calibrated}; {joined:,} sound images drawn at random have joined its calibration")
     print(f"results: {storage.join(run, directory.DECISIONS)}")
     return ExitCode.DONE
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from crackvae import storage
 from crackvae.cluster import claim, survey
 from crackvae.dataset import manifest, splitting
-from crackvae.errors import RefusedError
+from crackvae.errors import InputError, RefusedError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
 from crackvae.model.quantised import LARGEST
@@ -85,28 +85,44 @@ def _sound(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
     failed = sound.num_rows - readable.num_rows
     if failed:
         log.warning("%d of %d images cannot be read and are left out", failed, sound.num_rows)
-    kept = one_per_group(readable)
+    kept = manifest.one_per_group(readable)
     twins = readable.num_rows - kept.num_rows
     return kept, {"calibration_failed_images": failed, "calibration_twins_left_out": twins}
 
 
-def join(model: Artifact, run: Run, sound: pa.Table, out: str) -> Artifact:
+def join(model: Artifact, run: Run, sound: pa.Table, images: pa.Table, out: str) -> Artifact:
     """Adds what sound images of a run scored to a calibration: another version of the model, which records them.
+
+    Of each twin group one joins, and none that has joined before: each counts once.
 
     Args:
         model: What scored the run.
         run: The run.
         sound: Rows of its results, drawn at random and found sound by people.
+        images: The manifest's rows of the same; they are read.
         out: Directory of the new artifact.
 
     Raises:
         RefusedError: It is not empty.
+        InputError: None of the images can join.
     """
     if next(storage.list_files(out), None) is not None:
         raise RefusedError(f"{out}: is not empty; give an empty directory for the new version of the model")
-    added = Calibration.of(sound)
+    before = model.provenance.get("calibration_joined", [])
+    kept, _ = _sound(images)
+    known = pa.array([content for joined in before for content in joined["content_hash"]], pa.string())
+    kept = kept.filter(pc.invert(pc.is_in(kept["content_hash"], known)))
+    if kept.num_rows < images.num_rows:
+        log.warning(
+            "%d of %d images do not join: they cannot be read now, are twins of others or have joined before",
+            images.num_rows - kept.num_rows, images.num_rows,
+        )  # fmt: skip
+    if not kept.num_rows:
+        raise InputError(f"{run.location}: none of its sound images can join; review a run of other images")
+    added = Calibration.of(sound.filter(pc.is_in(sound["image_id"], kept["image_id"].combine_chunks())))
     both = pa.concat_tables([model.calibrated.as_table(), added.as_table()])
-    joined = [*model.provenance.get("calibration_joined", []), {"run": run.identity, "images": added.image_id}]
+    record = {"run": run.identity, "images": added.image_id, "content_hash": kept["content_hash"].to_pylist()}
+    joined = [*before, record]
     provenance = {
         **model.provenance,
         "calibrated_model": model.fingerprint,
@@ -114,12 +130,6 @@ def join(model: Artifact, run: Run, sound: pa.Table, out: str) -> Artifact:
         "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return claim.complete(replace(model, calibration=Calibration.of(both), provenance=provenance), out)
-
-
-def one_per_group(table: pa.Table) -> pa.Table:
-    """The first row of each group: twins are one image photographed once, and would count it twice."""
-    frame = table.select(["group"]).to_pandas()
-    return table.filter(pa.array((frame["group"].isna() | ~frame["group"].duplicated()).to_numpy()))
 
 
 def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Artifact:
@@ -134,7 +144,7 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     Raises:
         InputError: Too few of them can be scored for the asked alpha.
     """
-    precision = model.config.scoring.precision
+    precision = model.precision
     if precision == "auto" and LARGEST in model.weights:
         precision = "int8"
     computed_on = survey.resolve_backend(device, precision)

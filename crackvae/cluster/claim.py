@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from crackvae import config as configuration
 from crackvae import storage
+from crackvae.dataset import manifest
 from crackvae.errors import RefusedError
 from crackvae.model import artifact, card
 from crackvae.model.artifact import Artifact
 from crackvae.run import directory, lock
+from crackvae.schema import Label, Split
 from crackvae.terminal import log
 
 WORK = ".training"  # below the model's directory; gone when the model is complete
@@ -23,10 +25,12 @@ FACTS = "training.json"
 
 
 def fingerprint(*tables: pa.Table) -> str:
-    """SHA-256 of what the images of each table contain; names and places do not matter."""
+    """SHA-256 of what the images of each table contain; names and places count only where no content hash is known."""
     digest = sha256()
     for table in tables:
-        digest.update("".join(sorted(map(str, table["content_hash"].to_pylist()))).encode())
+        rows = zip(*(table[name].to_pylist() for name in ("content_hash", "uri", "size", "mtime")), strict=True)
+        known = sorted(content or f"{uri} {size} {mtime}" for content, uri, size, mtime in rows)
+        digest.update("".join(known).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 
@@ -42,6 +46,12 @@ def finished(out: str, facts: Mapping[str, Any]) -> Artifact:
     log.info("%s is already complete", out)
     storage.remove(storage.join(out, WORK))
     return model
+
+
+def data(table: pa.Table) -> str:
+    """The fingerprint of what a manifest trains and calibrates a model with."""
+    val = manifest.rows(table, split=Split.VAL, label=Label.NORMAL)
+    return fingerprint(manifest.rows(table, split=Split.TRAIN, label=Label.NORMAL), manifest.one_per_group(val))
 
 
 @contextmanager

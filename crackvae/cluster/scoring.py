@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 import crackvae
 from crackvae import logs, storage
-from crackvae.cluster import survey
+from crackvae.cluster import claim, here, survey
 from crackvae.dataset import manifest, sources
 from crackvae.errors import ArtifactError, ExitCode, InputError, UsageError
 from crackvae.model import artifact
@@ -117,6 +117,12 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
     @contextmanager
     def plan() -> Iterator[Iterator[pa.Table]]:
         table = manifest.read(manifest_location)
+        trained_on = artifact.load(model).provenance.get("data")
+        if Split.TRAIN in table["split"].to_pylist() and trained_on != claim.data(table):
+            log.warning(
+                "%s was not trained on the training images of %s: whether it has seen what is tested is not known",
+                model, manifest_location,
+            )  # fmt: skip
         table = table.filter(pc.is_in(table["split"], pa.array([str(s) for s in _SET_OF])))
         table = table.filter(pc.is_valid(table["label"]))
         if table.num_rows == 0:
@@ -228,6 +234,8 @@ def _go_on(run: Run, retry: Status | None, model: str, loaded: Artifact, device:
     log.info(
         "going on with the %s files listed at %s; did files come later, %s", f"{run.plan.rows:,}", run.created, later
     )
+    if device == "auto" and not here.is_local():  # a GPU that has come or gone does not change the run
+        device = run.facts["backend"]["device"]
     _score_missing(run, model, loaded, device)
     if retry is not None and (run.finished or run.retries[-1:] != (retry,)):
         run = _score_missing(run, model, loaded, device, retry)
@@ -253,7 +261,7 @@ def _score_missing(run: Run, model: str, loaded: Artifact, device: str, retry: S
 
 def _backend(model: Artifact, device: str) -> Backend:
     """The workers' backend, in the precision that the model was calibrated in."""
-    computed_on = survey.resolve_backend(device, model.config.scoring.precision)
+    computed_on = survey.resolve_backend(device, model.precision)
     calibrated_on = model.provenance.get("calibrated_on", {})
     both = (calibrated_on, computed_on.as_dict())
     before, now = (f"{one.get('device')} in {one.get('precision')}" for one in both)

@@ -20,14 +20,15 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import crackvae
 from crackvae import storage
 from crackvae.cluster import claim, here, loop, session, survey
-from crackvae.cluster.calibrate import calibrate, one_per_group
+from crackvae.cluster.calibrate import calibrate
 from crackvae.cluster.decoding import at_pitch, decode_batch
 from crackvae.config import Config
-from crackvae.dataset import manifest
+from crackvae.dataset import manifest, splitting
 from crackvae.dataset.decoder import Decoder
 from crackvae.errors import CrackvaeError, InputError, TooManyFailedError, UsageError
 from crackvae.images.decode import Gray
@@ -42,6 +43,7 @@ from crackvae.terminal import log, progress
 
 _BLOCK_ROWS = 512  # files per block: 8 MB of 128x128, where each is one tile
 _BLOCK_BYTES = 2**24  # of them: two photographs
+_WAITS = 30  # of a minute each, for the processors and GPUs of all workers
 _SIZED = 64  # training images whose size decides on the tiling
 _QUANTISED_TILES = 1024  # that the scales of int8 are learned from
 _LEARNED_IMAGES, _LEARNED_PIXELS, _WINDOW = 300, 5e7, 1024  # of the training images: evidence takes 0.4 s a megapixel
@@ -76,7 +78,7 @@ def train(
     """
     table = manifest.read(manifest_location)
     train_rows, all_val_rows = _normals(table, Split.TRAIN), _normals(table, Split.VAL)
-    val_rows = one_per_group(all_val_rows)
+    val_rows = manifest.one_per_group(all_val_rows)
     if train_rows.num_rows == 0:
         raise InputError(f"{manifest_location}: no normal has split 'train'; run `crackvae split`")
     # Fails now, not after training, where alpha asks for more calibration normals.
@@ -87,7 +89,7 @@ def train(
         raise InputError(f"{start_from}: has another network or tile; give the same [network] and [image] by --config")
     facts = {
         "config": config.model_dump(mode="json"),
-        "data": claim.fingerprint(train_rows, val_rows),
+        "data": claim.data(table),
         "start_from": base.fingerprint if base else None,
     }
     if artifact.is_artifact(out):
@@ -98,7 +100,9 @@ def train(
         raise UsageError(f"--workers {workers}: this machine has {cores()} cores; ask for no more")
     with claim.claim(out, facts), session.session():
         computed_on = survey.resolve_backend(device, config.training.precision)
-        workers = workers or (session.gpus() if computed_on.device == "cuda" else 1)
+        workers = workers or _workers(config.training.batch_size, computed_on.device)
+        apart = splitting.apart(table)
+        twins, train_rows = train_rows.num_rows - apart.num_rows, apart
         tiles, failed = _tiles(train_rows, config)
         val_tiles, val_failed = _tiles(val_rows, config)
         trained = _fit(tiles, val_tiles, out, config, workers, base, computed_on)
@@ -106,6 +110,7 @@ def train(
             **facts,
             "train_normals": train_rows.num_rows,
             "failed_images": failed + val_failed,
+            "training_twins_left_out": twins,
             "calibration_twins_left_out": all_val_rows.num_rows - val_rows.num_rows,
             "workers": workers,
             "trained_on": computed_on.as_dict(),
@@ -116,6 +121,12 @@ def train(
         model = _learn(Artifact(config, trained.weights, None, trained.history, provenance), tiles, train_rows)
         model = calibrate(model, val_rows, storage.join(out, claim.WORK), device)
         return claim.complete(model, out)
+
+
+def _workers(batch_size: int, device: str) -> int:
+    """One for each GPU, as far as there are processors for them and the batch can be divided."""
+    most = min(session.gpus(), session.cpus()) if device == "cuda" else 1
+    return max(workers for workers in range(1, max(1, most) + 1) if batch_size % workers == 0)
 
 
 def _normals(table: pa.Table, split: Split) -> pa.Table:
@@ -175,7 +186,8 @@ def _fit(
     on_gpu = computed_on.device == "cuda"
     if on_gpu and here.is_local() and workers > session.gpus():
         raise UsageError(f"--workers {workers}: this machine has {session.gpus()} GPUs; ask for no more")
-    queue = Queue(actor_options={"num_cpus": 0})
+    here_alone = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here_alone})  # lost with this process only
     if base is not None:
         artifact.save(base, storage.join(out, claim.WORK, "start"))
     _discard_torn_record(storage.join(out, claim.WORK, "ray"))
@@ -194,7 +206,10 @@ def _fit(
             name="ray",
             storage_path=storage.absolute(storage.join(out, claim.WORK)),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            failure_config=ray.train.FailureConfig(max_failures=2),
+            failure_config=ray.train.FailureConfig(
+                max_failures=2,
+                controller_failure_limit=_WAITS,  # type: ignore[call-arg]  # checked as Ray Train 1's
+            ),
         ),
         datasets={"train": tiles, "val": val_tiles},
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),

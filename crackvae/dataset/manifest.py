@@ -26,6 +26,7 @@ from crackvae.dataset import labels, sources, table_files
 from crackvae.dataset.labels import FolderLabels
 from crackvae.errors import InputError
 from crackvae.schema import MANIFEST, SCHEMA_VERSION, Label
+from crackvae.terminal import printable
 
 _VERSION_KEY = b"crackvae.schema_version"
 # What files are checked by: taken from crackvae's own manifests, as elsewhere a size may be anything.
@@ -45,7 +46,7 @@ class Summary:
         labels: Images by label; those without under "unlabelled".
         splits: That rows have.
         skipped: Files that are no images, by suffix; macOS's shadows of files as `._*`.
-        unlisted: Folders that cannot be listed; each is a row, which says why when it is read.
+        unlisted: Folders that cannot be listed, and links to folders elsewhere; each is a row that says why when read.
         repeated: URIs that were named more than once and kept once.
         seconds: Time taken.
     """
@@ -73,10 +74,10 @@ class Summary:
         if self.skipped:
             lines.append(f"no images by their name: {_listed(self.skipped)}")
         if self.unlisted:
-            lines.append(f"warning: {self.unlisted:,} folders cannot be listed; each is a row that will be unreadable")
+            lines.append(f"warning: {self.unlisted:,} folders are not listed; each is a row, unreadable, that says why")
         if self.repeated:
             lines.append(f"warning: {self.repeated:,} files were named more than once, kept once")
-        return lines
+        return [printable(line) for line in lines]
 
 
 def build(
@@ -243,6 +244,12 @@ def rows(table: pa.Table, **values: str) -> pa.Table:
     return table
 
 
+def one_per_group(table: pa.Table) -> pa.Table:
+    """The first row of each group: twins are one image photographed once, and would count it twice."""
+    frame = table.select(["group"]).to_pandas()
+    return table.filter(pa.array((frame["group"].isna() | ~frame["group"].duplicated()).to_numpy()))
+
+
 def _root(location: str) -> str:
     """The name that the paths in a source are relative to, which may mean a label."""
     is_one_image = sources.kind(location) == "image"
@@ -291,7 +298,8 @@ def _from_table(location: str, label_column: str, names: Mapping[str, Label], *,
     for column in ["uri", *[label_column] * required]:
         if column not in schema.names:
             found = ", ".join(map(repr, schema.names))
-            raise InputError(f"{location}: has no column {column!r}; found {found}")
+            cure = "; separate columns by commas" if len(schema.names) == 1 and ";" in schema.names[0] else ""
+            raise InputError(f"{location}: has no column {column!r}; found {found}{cure}")
     for column in {*MANIFEST.names, label_column}:
         if schema.names.count(column) > 1:
             raise InputError(f"{location}: has several columns {column!r}; keep one")

@@ -10,16 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from crackvae.config import ImageConfig
-from crackvae.dataset import leakage, splits, twins
+from crackvae.dataset import leakage, manifest, splits, twins
 from crackvae.dataset.leakage import Leakage
 from crackvae.dataset.sources import Reader
 from crackvae.dataset.tiles import hash_content, of_each
 from crackvae.errors import ImageError, InputError
 from crackvae.images.decode import decode
-from crackvae.schema import MANIFEST, Status
+from crackvae.schema import MANIFEST, Label, Split, Status
+from crackvae.terminal import log
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,30 @@ def group(table: pa.Table) -> Grouped:
     image_id = table["image_id"].to_pylist()
     table = _with(table, "group", [image_id[row] for row in group_N])
     return Grouped(_with(table, "content_hash", content_hash), vector_ND, statuses)
+
+
+def apart(table: pa.Table) -> pa.Table:
+    """The training normals of a manifest, without those that have a twin in another split.
+
+    `split` leaves none, but images may have joined its manifest since, or the splits be the user's own: where a
+    training normal has no group, all images that have a split are read and compared.
+
+    Raises:
+        InputError: Every training normal has such a twin.
+    """
+    train = manifest.rows(table, split=Split.TRAIN, label=Label.NORMAL)
+    others = table.filter(pc.not_equal(table["split"], str(Split.TRAIN)).fill_null(False))
+    if others.num_rows == 0 or train["group"].null_count == 0:
+        return train
+    log.info("some training images are in no group: looking for twins of them in the other splits")
+    name = group(pa.concat_tables([train, others])).table["group"]
+    crossing_N = pc.is_in(name[: train.num_rows], name[train.num_rows :].combine_chunks()).to_numpy()
+    if crossing_N.any():
+        first = train["image_id"][int(np.argmax(crossing_N))]
+        log.warning("%d training images, first %s, have a twin in another split; left out", crossing_N.sum(), first)
+    if crossing_N.all():
+        raise InputError("every training normal has a twin in another split; run `crackvae split`")
+    return train.filter(pa.array(~crossing_N))
 
 
 def _with(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:

@@ -77,7 +77,7 @@ def _calibration(model: Artifact) -> list[str]:
     ]
     if model.photographs is not None:
         fewest, most = normals.tiles_n.min(), normals.tiles_n.max()
-        lines.append(f"of {fewest:,} to {most:,} tiles; of larger photographs p-values are bounds")
+        lines.append(f"of {fewest:,} to {most:,} tiles; of photographs of other sizes p-values are bounds")
         pitch = model.config.image.mm_per_pixel or model.photographs.domain.coarsest
         lines.append(f"pixel pitch {f'up to {pitch:.3g} mm' if pitch else 'unknown'}")
     return lines

@@ -52,8 +52,11 @@ class Decided:
         low, high = exact_interval(listed[Decision.CRACK], of)
         made["precision"] = {"value": listed[Decision.CRACK] / of if of else None, "low": low, "high": high}
         sample, missed = sum(audit.values()), sum(audit.values()) - audit[Decision.NO_CRACK]
-        share = missed / max(1, rest) if sample == rest else exact_interval(missed, sample, upper=True)[1]
-        made["missed"] = {"of": rest, "share_at_most": share, "at_most": int(share * rest)}
+        share, most = missed / max(1, rest), missed
+        if sample < rest:
+            share = exact_interval(missed, sample, upper=True)[1]
+            most = int(share * rest)
+        made["missed"] = {"of": rest, "share_at_most": share, "at_most": most}
         made["elsewhere"] = int((~self.decision.index.isin(self.review.rows["image_id"])).sum())
         return made
 
@@ -73,8 +76,8 @@ class Decided:
             told.append(f"{made['elsewhere']:,} decided images were neither listed nor drawn, and count in neither")
         return told
 
-    def for_calibration(self) -> pa.Table:
-        """Rows of the results: the sound images of the random sample.
+    def for_calibration(self) -> tuple[pa.Table, pa.Table]:
+        """The sound images of the random sample: their rows of the results, and of the manifest.
 
         Raises:
             RefusedError: Some of the sample is not decided: what is left out may be what was hard to tell.
@@ -89,19 +92,24 @@ class Decided:
         sound = self._drawn()[said == str(Decision.NO_CRACK)]
         if sound.empty:
             raise InputError(f"{self.run.location}: no image drawn at random is sound; draw more of them by --audit N")
+        names = pa.array(sound.tolist(), pa.string())
         results = finalize.read_results(self.run.location)
-        return results.filter(pc.is_in(results["image_id"], pa.array(sound.tolist(), pa.string())))
+        return results.filter(pc.is_in(results["image_id"], names)), self._planned(names)
 
     def for_training(self) -> pa.Table:
         """A manifest of the other images that were decided, labelled; by its split `calibrate` refuses them."""
         label_of = {str(Decision.CRACK): str(Label.CRACK), str(Decision.NO_CRACK): str(Label.NORMAL)}
         label = self.decision[~self.decision.index.isin(self._drawn())].map(label_of).dropna()
-        with storage.open_input(self.run.path(directory.PLAN)) as stream:
-            table = pq.read_table(stream, columns=MANIFEST.names)
-        table = table.filter(pc.is_in(table["image_id"], pa.array(label.index.tolist(), pa.string())))
+        table = self._planned(pa.array(label.index.tolist(), pa.string()))
         labels = label[table["image_id"].to_pylist()].tolist()
         given = {"label": labels, "split": [str(Split.TRAIN)] * len(labels)}
         return pa.table([given.get(name, table[name]) for name in MANIFEST.names], MANIFEST)
+
+    def _planned(self, names: pa.Array) -> pa.Table:
+        """The manifest's rows of images of these names."""
+        with storage.open_input(self.run.path(directory.PLAN)) as stream:
+            table = pq.read_table(stream, columns=MANIFEST.names)
+        return table.filter(pc.is_in(table["image_id"], names))
 
     def _drawn(self) -> pd.Series:
         return self.review.rows["image_id"][self.review.rows["drawn"]]

@@ -57,7 +57,8 @@ class Review:
             least = np.ceil(facts["judged"] * facts["least_p"] / facts["fdr"])
             lines = [
                 f"no list keeps a false discovery rate of {facts['fdr']:g}: this calibration's smallest p-value is "
-                f"{facts['least_p']:.2g}, which {least:,.0f} images must have; calibrate with more, or give --budget N"
+                f"{facts['least_p']:.2g}, and {least:,.0f} images with it would make one; calibrate with more, or give "
+                "--budget N"
             ]
         if repeated:
             lines.append(f"{repeated:,} of them show what others show at the same place, and are not shown again")
@@ -93,7 +94,7 @@ def plan(
     p_N = judged["p_value"].to_numpy()
     order = judged.sort_values(["p_value", "score"], ascending=[True, False], kind="stable").index
     chosen_N = judged.index.isin(order[:budget]) if fdr is None else benjamini_hochberg(p_N, fdr)
-    drawn = _draw(chosen_N, audit, seed)
+    drawn = _draw(chosen_N, audit, (seed, int(run.identity[:16], 16)))  # another run's draw is independent of it
     shown, sampled = order[chosen_N[order]], drawn[~chosen_N[drawn]]
     rows = judged.loc[[*shown, *sampled], ["image_id", "score", "p_value"]]
     rows["drawn"] = rows.index.isin(drawn)
@@ -128,7 +129,7 @@ def _repeats(location: str, listed: pd.DataFrame, order: pd.Index) -> pd.Series:
     return listed["image_id"][order].groupby(alike).transform("first").where(alike.duplicated(), "")
 
 
-def _draw(chosen_N: np.ndarray, audit: int, seed: int) -> np.ndarray:
+def _draw(chosen_N: np.ndarray, audit: int, seed: tuple[int, int]) -> np.ndarray:
     """Rows in random order, until so many of them are not chosen, or all rows."""
     order_N = np.random.default_rng(seed).permutation(len(chosen_N))
     others_N = np.cumsum(~chosen_N[order_N])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import runs
 from PIL import Image
 
 from crackvae import AnomalyScorer
-from crackvae.cluster import pipeline, scoring, session, survey
+from crackvae.cluster import pipeline, scoring, session, survey, workers
 from crackvae.cluster.workers import Job
 from crackvae.dataset import manifest
 from crackvae.errors import ExitCode, InputError, RefusedError
@@ -183,6 +184,28 @@ def test_reading_and_scoring_apart_writes_the_same_bytes(run, model, tmp_path, r
         assert ours == Path(run.run, "parts", name).read_bytes()
 
 
+def test_a_node_of_other_versions_does_not_even_read_for_a_run(run, model):
+    opened = directory.open_run(run.run)
+    backend = survey.resolve_backend("cpu", artifact.load(str(model)).precision)
+    job = Job(opened.location, opened.identity, str(model), replace(backend, versions="torch 1.0"))
+    with pytest.raises(RefusedError, match="a node has other hardware or versions"):
+        workers.TileReader(job)
+
+
+def test_an_error_of_cuda_ends_the_worker_that_met_it():
+    """It would fail every shard to come, at once, and so be given most of them."""
+    code = """
+import torch
+from crackvae.cluster import pipeline
+with pipeline._ending_with_its_gpu():
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "crackvae: a worker ends: CUDA error: an illegal memory access was encountered\n"
+
+
 @pytest.mark.parametrize("on", ["one core", "all cores"])
 def test_one_machine_scores_without_ray_to_the_same_bytes(on, model, damaged, run, tmp_path):
     here = tmp_path / "here"
@@ -249,8 +272,17 @@ def test_more_failures_than_allowed_keep_the_results_and_change_the_exit_code(mo
     assert again.exit_code == ExitCode.TOO_MANY_FAILED
 
 
-def test_evaluation_reports_internal_and_external(model, split_manifest, tmp_path, ray_session):
+def test_evaluation_by_another_split_than_the_models_is_told(model, split_manifest, tmp_path, caplog):
+    table = manifest.rows(manifest.read(str(split_manifest)), split="train", label="normal")
+    manifest.write(table, str(tmp_path / "untested.parquet"))
+    with pytest.raises(InputError, match="no labelled image has split"):
+        scoring.evaluate(str(model), str(tmp_path / "untested.parquet"), str(tmp_path / "run"))
+    assert "whether it has seen what is tested is not known" in caplog.text
+
+
+def test_evaluation_reports_internal_and_external(model, split_manifest, tmp_path, ray_session, caplog):
     outcome = scoring.evaluate(str(model), str(split_manifest), str(tmp_path / "run"))
+    assert "was not trained on" not in caplog.text
     table = manifest.read(str(split_manifest))
     for name, split in (("internal", "test"), ("external", "external")):
         cells = outcome.metrics["sets"][name]["confusion"]

@@ -4,11 +4,12 @@ import pyarrow as pa
 import pytest
 from tiny import TINY
 
-from crackvae.cluster import training
+from crackvae.cluster import claim, session, training
 from crackvae.config import Config
 from crackvae.dataset import manifest
 from crackvae.errors import InputError, RefusedError, UsageError
 from crackvae.model import artifact
+from crackvae.schema import MANIFEST
 
 pytestmark = pytest.mark.ray
 
@@ -74,3 +75,23 @@ def test_a_manifest_without_splits_is_refused(survey, tmp_path):
     manifest.write(table, str(tmp_path / "manifest.parquet"))
     with pytest.raises(InputError, match="run `crackvae split`"):
         training.train(str(tmp_path / "manifest.parquet"), str(tmp_path / "model"), TINY)
+
+
+@pytest.mark.parametrize(
+    ("batch", "gpus", "cpus", "workers"), [(64, 3, 16, 2), (64, 8, 8, 8), (64, 8, 4, 4), (60, 7, 99, 6), (64, 0, 2, 1)]
+)
+def test_as_many_gpus_train_as_have_a_processor_and_divide_the_batch(batch, gpus, cpus, workers, monkeypatch):
+    monkeypatch.setattr(session, "gpus", lambda: gpus)
+    monkeypatch.setattr(session, "cpus", lambda: cpus)
+    assert training._workers(batch, "cuda") == workers
+    assert training._workers(batch, "cpu") == 1
+
+
+def test_images_without_a_hash_are_told_apart_by_where_they_lie(split_manifest):
+    table = manifest.read(str(split_manifest))
+    place, name = MANIFEST.get_field_index("content_hash"), MANIFEST.get_field_index("uri")
+    bare = table.set_column(place, "content_hash", pa.nulls(len(table), pa.string()))
+    elsewhere = pa.array([f"{uri}x" for uri in table["uri"].to_pylist()])
+    moved = bare.set_column(name, "uri", elsewhere)
+    assert len({claim.data(each) for each in (table, bare, moved)}) == 3
+    assert claim.data(table.set_column(name, "uri", elsewhere)) == claim.data(table)

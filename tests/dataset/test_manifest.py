@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_listed_is_a_row_without_a_label_and_a_warning(t
     assert column(table, "label") == [None, "crack", "normal"]
     unlisted, *_ = column(table, "image_id")
     assert unlisted.endswith("crack-/")
-    assert summary.lines()[-1] == "warning: 1 folders cannot be listed; each is a row that will be unreadable"
+    assert summary.lines()[-1] == "warning: 1 folders are not listed; each is a row, unreadable, that says why"
 
 
 def test_a_survey_without_labels_is_unlabelled(tmp_path):

@@ -2,6 +2,8 @@ from collections import Counter, defaultdict
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from crackvae.dataset import manifest, splitting
@@ -161,3 +163,25 @@ def test_a_survey_without_normals_is_refused(tmp_path):
     synthetic.write_survey(tmp_path, normals=0, cracks=1, size=64)
     with pytest.raises(InputError, match="no image is labelled normal"):
         splitting.split(manifest.build([str(tmp_path)])[0])
+
+
+def test_an_image_that_joined_the_split_does_not_train_where_a_twin_of_it_is_tested(
+    plan, survey_with_twins, tmp_path, caplog
+):
+    train = splitting.apart(plan.table)
+    assert set(train["split"].to_pylist()) == {"train"}
+    assert caplog.text == ""  # `split` has looked
+    tested = next(row for row in plan.table.to_pylist() if row["split"] == "test" and row["label"] == "normal")
+    (tmp_path / "copy.jpg").write_bytes((survey_with_twins / tested["image_id"]).read_bytes())
+    joined = [
+        {"image_id": name, "uri": (tmp_path / f"{name}.jpg").as_uri(), "label": "normal", "split": "train"}
+        for name in ("copy", "other")
+    ]
+    table = pa.concat_tables([plan.table, pa.Table.from_pylist(joined, MANIFEST)])
+    kept = splitting.apart(table)["image_id"].to_pylist()
+    assert kept == [*train["image_id"].to_pylist(), "other"]
+    assert "1 training images, first copy, have a twin in another split; left out" in caplog.text
+    assert splitting.apart(pa.Table.from_pylist(joined, MANIFEST)).num_rows == 2  # nothing is tested
+    tests_only = table.filter(pc.or_kleene(pc.equal(table["split"], "test"), pc.equal(table["image_id"], "copy")))
+    with pytest.raises(InputError, match="every training normal has a twin in another split"):
+        splitting.apart(tests_only)

@@ -113,7 +113,7 @@ def test_a_budget_takes_the_smallest_p_values_and_then_the_highest_scores(run):
 def test_a_list_that_cannot_be_says_why(run):
     made = review.plan(run.location, fdr=0.05)  # p is never below 0.01: 120 images would have to have it
     assert made.facts["listed"] == 0
-    assert "smallest p-value is 0.01, which 120 images must have" in made.lines()[0]
+    assert "smallest p-value is 0.01, and 120 images with it would make one" in made.lines()[0]
     assert len(names(made, "audit")) == 100
     assert review.read(run).facts == made.facts
 
@@ -201,12 +201,15 @@ def test_for_the_calibration_the_whole_sample_must_be_decided_and_only_its_sound
     decided = decisions.decide(run.location, csv_of(tmp_path / "d.csv", said))
     drawn = made.rows[made.rows["drawn"]]["image_id"]
     sound = {name for name in drawn if truth(name) == "no crack"}
-    assert set(decided.for_calibration()["image_id"].to_pylist()) == sound
+    for rows in decided.for_calibration():  # of the results, of the manifest
+        assert set(rows["image_id"].to_pylist()) == sound
     training = decided.for_training()
     rest = {name: text for name, text in said.items() if name not in set(drawn)}
     assert dict(zip(training["image_id"].to_pylist(), training["label"].to_pylist(), strict=True)) == {
         name: text.replace("no crack", "normal") for name, text in rest.items()
     }
+    counted = decisions.decide(run.location, csv_of(tmp_path / "d.csv", said)).counts()["missed"]
+    assert counted["at_most"] == int(counted["share_at_most"] * counted["of"])
     said |= dict.fromkeys(sound, "unsure")
     with pytest.raises(InputError, match="no image drawn at random is sound"):
         decisions.decide(run.location, csv_of(tmp_path / "d.csv", said)).for_calibration()
@@ -272,6 +275,18 @@ def test_the_same_place_alone_or_the_same_look_alone_is_no_repeat(tmp_path):
     assert repeats.find(frame[:0], {}, 10**6).tolist() == []
 
 
+def test_a_dark_border_at_the_lower_edge_of_a_panorama_is_compared(tmp_path):
+    """Shown with 1,024 pixels a side, its height is rounded down to 170, and the border lies in row 170."""
+    for number in range(2):
+        Image.new("L", (20_000, 3_330), 128).save(tmp_path / f"{number}.png")
+    rows = [
+        {"image_id": path.name, "uri": path.as_uri(), "width": 20_000, "height": 3_330}
+        for path in sorted(tmp_path.glob("*.png"))
+    ]
+    boxes = {row["image_id"]: [[100, 3_327, 5_000, 3]] for row in rows}
+    assert len(repeats.find(pd.DataFrame(rows), boxes, 10**9)) == 2
+
+
 @pytest.fixture(scope="module")
 def decided(tile_run, tmp_path_factory):
     """A review of a run of the tiny model, and what its labels say of every image: run and CSV."""
@@ -295,7 +310,8 @@ def test_sound_images_of_the_sample_make_a_new_version_of_the_model(decided, mod
              if name in set(drawn) and name.startswith("normal")]  # fmt: skip
     assert len(sound) > 10
     assert made.calibration.image_id == [*before.calibration.image_id, *sound]
-    assert made.provenance["calibration_joined"] == [{"run": scored.identity, "images": sound}]
+    (joined,) = made.provenance["calibration_joined"]
+    assert (joined["run"], joined["images"], len(joined["content_hash"])) == (scored.identity, sound, len(sound))
     assert made.provenance["calibrated_model"] == before.fingerprint
     frame = AnomalyScorer.load(str(out)).score([survey / name for name in sound])
     np.testing.assert_allclose(frame["score"], made.calibration.normals.score_n[-len(sound) :], rtol=1e-5)
@@ -381,3 +397,39 @@ def test_what_tells_of_another_threshold_is_not_written(run, monkeypatch, make):
         make(run.location)
     assert not (Path(run.location) / "report.html").exists()
     assert not (Path(run.location) / "review.csv").exists()
+
+
+@pytest.mark.parametrize("cracks", [1, 15, 29])
+def test_where_all_of_the_rest_is_looked_at_what_was_missed_is_a_count(run, cracks, tmp_path):
+    """1 of 49 is no share from which one comes back: int(1 / 49 * 49) is 0."""
+    made = review.plan(run.location, budget=FILES - 1 - 49, audit=100)
+    rest = names(made, "audit")
+    assert len(rest) == 49
+    said = dict.fromkeys(rest, "no crack") | dict.fromkeys(rest[:cracks], "crack")
+    missed = decisions.decide(run.location, csv_of(tmp_path / "d.csv", said)).counts()["missed"]
+    assert missed == {"of": 49, "share_at_most": cracks / 49, "at_most": cracks}
+
+
+@pytest.mark.ray
+def test_an_image_joins_a_calibration_once_and_a_twin_of_it_never(decided, model, tmp_path, caplog):
+    run, path = decided
+    scored = directory.open_run(str(run))
+    sound, images = decisions.decide(scored.location, path).for_calibration()
+    twice = pa.concat_tables([images, images.slice(0, 1).set_column(0, "image_id", pa.array(["copy"]))])
+    base = artifact.load(str(model))
+    made = calibrate.join(base, scored, sound, twice, str(tmp_path / "first"))
+    assert len(made.calibrated.image_id) == len(base.calibrated.image_id) + images.num_rows
+    assert f"1 of {images.num_rows + 1} images do not join" in caplog.text
+    with pytest.raises(InputError, match="none of its sound images can join"):
+        calibrate.join(made, scored, sound, images, str(tmp_path / "second"))
+
+
+def test_the_samples_of_two_runs_are_drawn_independently(run, tmp_path):
+    """Of one survey, scored by two models, the same images would join a calibration twice."""
+    other = runs.create(tmp_path / "other", files=FILES, ids="={}.jpg", labelled=False, facts={"model": "other"})
+    for number in range(other.plan.shards):
+        part = shards.read_part(run, number, range(1)).table
+        shards.write_part(other.location, other.identity, Work(number, 0), part)
+    finalize.finalize(other)
+    drawn = [set(review.plan(made.location, budget=60).rows.query("drawn")["image_id"]) for made in (run, other)]
+    assert len(drawn[0] & drawn[1]) < 40  # of 100 and more each; 18 are to be expected
