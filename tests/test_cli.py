@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import runs
+from PIL import Image
 from tiny import TINY_TOML
 
 from crackvae.images import synthetic
@@ -375,3 +376,18 @@ crackvae.cli.main(["index", "photos", "--out", "manifest"])
     )
     assert done.returncode == 130
     assert done.stderr == "crackvae: interrupted; the same command goes on\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict"])
+def test_a_name_that_the_terminal_cannot_show_does_not_end_a_command_after_its_work(encoding, tmp_path):
+    survey = os.fsencode(tmp_path) + b"/caf\xe9 \xd0\x8f"
+    os.mkdir(survey)
+    Image.new("L", (64, 64)).save(os.fsdecode(survey + b"/a.png"))
+    out = survey + b".parquet"
+    done = subprocess.run(
+        [sys.executable, "-m", "crackvae", "index", survey, "--out", out],
+        env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"manifest: " in done.stdout
+    assert Path(os.fsdecode(out)).exists()

@@ -24,7 +24,8 @@ from crackvae.errors import ImageError, InputError, RefusedError, UnavailableErr
 from crackvae.schema import Status
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .tif .tiff .bmp .webp .gif .pgm .ppm .pnm .jp2 .heic .heif".split()
+    ".jpg .jpeg .jpe .jfif .mpo .png .tif .tiff .bmp .dib .webp .gif .pgm .ppm .pnm "
+    ".jp2 .j2k .jpf .jpx .heic .heif .hif".split()
 )
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 SEQUENTIAL_SUFFIXES = (".tar.gz", ".tgz")  # a step back reads from the start again
@@ -90,17 +91,23 @@ def check_outside(out: str, locations: Sequence[str]) -> None:
         RefusedError: out lies in one of them.
     """
     for folder in locations:
-        if kind(folder) == "folder" and f"{storage.to_uri(out)}/".startswith(f"{storage.to_uri(folder)}/"):
+        if kind(folder) == "folder" and f"{_real(out)}/".startswith(f"{_real(folder)}/"):
             raise RefusedError(
                 f"{out}: lies in {folder}, where its pictures would be taken for photographs; give another"
             )
+
+
+def _real(location: str) -> str:
+    path = storage.local_path(location)
+    return storage.to_uri(location) if path is None else os.path.realpath(path)
 
 
 def list_source(source: str) -> Iterator[File]:
     """Names every file of a folder, an archive or a single image, images or not.
 
     A folder's are sorted by path, in memory for the largest folder in it; an archive's are in its own order. A
-    link to a folder is named as if it were a file: it is not followed, and so it is counted.
+    link to a folder is not followed: it is named like a folder that cannot be listed, or, where what it leads to
+    is listed anyway, like a file.
 
     Raises:
         InputError: The archive is damaged, or the folder cannot be listed.
@@ -128,7 +135,8 @@ class _Folder(NamedTuple):
 
 def _list_local_folder(root: str) -> Iterator[File]:
     folder = _Folder(os.path.join(root, ""), "", storage.to_uri(root).rstrip("/") + "/")
-    open_folders = [(folder, _sorted_entries(folder))]  # not os.walk, which leaves out what it cannot list
+    real = os.path.join(os.path.realpath(root), "")
+    open_folders = [(folder, _sorted_entries(folder, real))]  # not os.walk, which leaves out what it cannot list
     while open_folders:
         folder, left = open_folders[-1]
         name, is_folder = next(left, ("", False))
@@ -141,21 +149,31 @@ def _list_local_folder(root: str) -> Iterator[File]:
             data = os.fsencode(name)
             inner = _Folder(f"{folder.path}{name}/", f"{folder.relative}{_text(data)}/", f"{folder.uri}{quote(data)}/")
             try:
-                open_folders.append((inner, _sorted_entries(inner)))
+                if not os.path.islink(folder.path + name):
+                    open_folders.append((inner, _sorted_entries(inner, real)))
+                    continue
             except InputError:
-                yield File(inner.relative, inner.uri, None, None)
+                pass
+            yield File(inner.relative, inner.uri, None, None)
 
 
-def _sorted_entries(folder: _Folder) -> Iterator[tuple[str, bool]]:
+def _sorted_entries(folder: _Folder, root: str) -> Iterator[tuple[str, bool]]:
     """What is in a folder, in an order that makes that of all paths: a/b comes after a.jpg."""
     try:
         with os.scandir(folder.path) as found:
-            entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+            entries = [(entry.name, _is_folder(entry, root)) for entry in found]
     except OSError as error:
         raise InputError(f"{folder.path.rstrip('/')}: cannot be listed: {_reason(error)}") from error
     data = ((os.fsencode(name), is_folder) for name, is_folder in entries)
     keys = [(_text(name) + "/" * is_folder, name) for name, is_folder in data]
     return (entries[index] for index in sorted(range(len(entries)), key=keys.__getitem__))
+
+
+def _is_folder(entry: os.DirEntry[str], root: str) -> bool:
+    """A folder, or a link to one whose files are not listed anyway."""
+    if not entry.is_symlink():
+        return entry.is_dir()
+    return os.path.isdir(entry.path) and not os.path.join(os.path.realpath(entry.path), "").startswith(root)
 
 
 def _local_file(path: str, relative: str, uri: str) -> File:
@@ -327,6 +345,8 @@ class Reader:
 
 
 def _unlisted(folder: Path) -> str:
+    if os.path.islink(folder):
+        return "a link to a folder is not followed; give that folder as a source, too"
     try:
         os.scandir(folder).close()
     except OSError as error:

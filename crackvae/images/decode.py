@@ -96,9 +96,10 @@ def decode(data: bytes, *, min_side: int, max_megapixels: float, color: bool = F
                 _check_tiff(data, image, max_megapixels)
             if image.format == "HEIF":
                 _check_heif(data)
-            metadata = read_metadata(image)  # before the pixels: loading a TIFF closes it
+            early = read_metadata(image) if image.format == "TIFF" else None  # loading a TIFF closes it
             pixels = _jpeg(data, image, color) if image.format in {"JPEG", "MPO"} else None
             gray_HW, chroma_hw2 = pixels or _any(image, color)
+            metadata = early or read_metadata(image)  # after the pixels: those of a PNG may lie behind them
             orientation = _orientation(image)  # after the pixels: loading a TIFF turns it upright
     except ImageError:
         raise
@@ -249,19 +250,25 @@ def _box(data: bytes, start: int, wanted: bytes) -> int:
 
 def _any(image: Image.Image, color: bool) -> _Pixels:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        level_HW = np.asarray(image)  # 16-bit gray; of a PGM, scaled to it
-        if image.format == "TIFF":
-            tags = image.tag_v2  # type: ignore[attr-defined]
-            level_HW = level_HW << 4 | level_HW >> 8 if tags[_BITS] == (12,) else level_HW
-            level_HW = level_HW if tags.get(_PHOTOMETRIC) else ~level_HW  # 0: white is zero
-        if image.format == "HEIF":
-            level_HW = level_HW | level_HW >> image.info["bit_depth"]  # 10 or 12 bits, shifted to 16
-        return (level_HW // 257).astype(np.uint8), _no_color(level_HW.shape) if color else None
+        gray_HW = of_16_bits(image)
+        return gray_HW, _no_color(gray_HW.shape) if color else None
     if image.mode in {"I", "F"}:
         raise ImageError(Status.UNDECODABLE, "32-bit pixels have no known range")
     if not color:
         return np.asarray(image.convert("L")), None
     return _luma_and_chroma(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
+
+
+def of_16_bits(image: Image.Image) -> Gray:
+    """The gray levels of an image of 16 bits, or fewer that were scaled to them."""
+    level_HW = np.asarray(image)
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        level_HW = level_HW << 4 | level_HW >> 8 if tags[_BITS] == (12,) else level_HW
+        level_HW = level_HW if tags.get(_PHOTOMETRIC) else ~level_HW  # 0: white is zero
+    if image.format == "HEIF":
+        level_HW = level_HW | level_HW >> image.info["bit_depth"]  # 10 or 12 bits, shifted to 16
+    return (level_HW // 257).astype(np.uint8)
 
 
 def _luma_and_chroma(rgb_HW3: NDArray[np.uint8]) -> _Pixels:

@@ -14,6 +14,7 @@ _FILM_DIAGONAL = math.hypot(36, 24)  # mm
 # Drones and telephones cut wide photographs from a sensor of 4:3 or 3:2, whose diagonal is 1.25 or
 # 1.20 times its long side, and still tell the focal length of the whole sensor.
 _SENSOR_DIAGONAL = 1.225
+_PANORAMA = 2  # cameras have up to 2:1; what is stitched has the focal length of its parts
 _LENS_ERROR = 0.04  # of that ratio, and of what lenses differ from their name
 _LASER_ERROR_M, _LASER_ERROR = 0.2, 0.0015  # data sheets of DJI's H20 and M30 series
 # Not measured, but taken wide. A lens tells the step of its focus motor, and may have focused on
@@ -50,10 +51,10 @@ def sampling_distance(metadata: Metadata, width: int, height: int) -> Ground | N
 
     Returns:
         None without a focal length or a distance: one that was measured, or a drone's height where
-        its camera looks down.
+        its camera looks down. Nor for what is over twice as long as wide: it was stitched or cropped.
     """
     known = _distance(metadata)
-    if metadata.focal_35mm is None or known is None:
+    if metadata.focal_35mm is None or known is None or max(width, height) > _PANORAMA * min(width, height):
         return None
     meters, error = known
     diagonal = max(math.hypot(width, height), _SENSOR_DIAGONAL * max(width, height))

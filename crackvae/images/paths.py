@@ -57,6 +57,8 @@ def _down_right(gain_hw: Map) -> Map:
     Sheared, the anti-diagonals x + y become rows, and each follows from the two before it.
     """
     height, width = gain_hw.shape
+    if height > width:  # the shorter side is squared
+        return _down_right(gain_hw.T).T
     sheared_Th = np.full((height + width - 1, height), -np.inf, np.float32)
     for y, gain_w in enumerate(gain_hw):
         sheared_Th[y : y + width, y] = gain_w

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 
+from crackvae.images.decode import of_16_bits
+
 CLEAR, FULL = 0.5, 1.5
 """Colors and opacity grow with the map from so many times the limit up to so many."""
 
@@ -100,7 +102,7 @@ def upright(photo: Image.Image, side: int) -> tuple[Image.Image, float]:
     photo.load()
     orientation = _orientation(photo)  # after the pixels: loading a TIFF turns it upright
     if photo.mode.startswith("I"):
-        photo = Image.fromarray((np.asarray(photo) // 257).astype(np.uint8))
+        photo = Image.fromarray(of_16_bits(photo))
     if photo.size[::-1] == (width, height) and width != height:  # so it was turned
         size = (size[1], size[0])
     picture = photo.convert("RGB").resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)

@@ -66,4 +66,5 @@ def find(rows: pd.DataFrame, boxes: views.Boxes, most_bytes: int) -> NDArray[np.
 
 def _look(dark_HW: Gray, box: NDArray[np.int64], scale: float) -> NDArray[np.float32]:
     x, y, width, height = (int(side * scale) for side in box)
+    y, x = min(y, dark_HW.shape[0] - 1), min(x, dark_HW.shape[1] - 1)  # the picture's sides were rounded
     return thumbnail_vector(dark_HW[y : y + max(1, height), x : x + max(1, width)])

@@ -231,8 +231,9 @@ def _jpeg(picture: NDArray[np.uint8]) -> bytes:
 
 
 def _saved(picture: Image.Image, quality: int = _QUALITY) -> bytes:
-    """A JPEG without EXIF, and so without a position."""
+    """A JPEG without EXIF or comment, and so without a position."""
     file = io.BytesIO()
+    picture.info.clear()  # a comment is taken over otherwise; one of over 64 kB is an error
     picture.save(file, "JPEG", quality=quality, optimize=True)
     return file.getvalue()
 

@@ -34,7 +34,7 @@ _BLOCK_SHARDS = 256  # held in memory, and a file of results/: some 65,000 rows
 
 # A spreadsheet runs a cell that begins so as a formula (OWASP, "CSV Injection"). The apostrophe
 # itself is in the list so that taking one away always gives back what was there.
-_FORMULA = r"^[=+\-@\t\r\n'|%]"
+_FORMULA = "^[=+\\-@\uff1d\uff0b\uff0d\uff20\t\r\n'|%]"  # with the full-width = + - @
 
 
 def finalize(run: Run) -> dict[str, Any]:

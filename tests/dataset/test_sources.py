@@ -48,6 +48,7 @@ def test_names_that_are_not_utf8_are_shown_escaped_and_read(tmp_path, name):
         ("A.TiFf", True),
         ("x/a.jp2", True),
         ("a.HEIC", True),
+        ("IMG_1.HIF", True),
         (".hidden.png", True),
         ("._x.jpg", False),
         ("__MACOSX/x/._x.jpg", False),
@@ -110,7 +111,10 @@ def test_a_link_to_a_folder_is_not_followed_but_listed_so_that_it_is_counted(tmp
     make_folder(tmp_path / "survey", ["b.jpg"])
     (tmp_path / "survey" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "survey" / "round").symlink_to(".")
-    assert sorted(listed(tmp_path / "survey")) == ["b.jpg", "more", "round"]
+    files = listed(tmp_path / "survey")
+    assert sorted(files) == ["b.jpg", "more/", "round"]  # what lies behind `round` is listed anyway
+    said = "a link to a folder is not followed; give that folder as a source, too"
+    assert failure(files["more/"].uri) == (Status.UNREADABLE, said)
 
 
 def mkdirs(folder, names):
@@ -289,3 +293,7 @@ def test_nothing_is_written_below_a_folder_that_is_scored(tmp_path):
             sources.check_outside(out, [survey + "/"])
     for out in (f"{survey}-run", str(tmp_path), "s3://bucket/run"):
         sources.check_outside(out, [survey])
+    (tmp_path / "link").symlink_to(survey)
+    for out, source in ((f"{survey}/run", "link"), ("link/run", "survey")):
+        with pytest.raises(RefusedError, match="lies in"):
+            sources.check_outside(str(tmp_path / out), [str(tmp_path / source)])

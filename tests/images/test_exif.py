@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from PIL.ExifTags import GPS, IFD, Base
 
-from crackvae.images import decode  # noqa: F401  registers HEIF
+from crackvae.images.decode import decode
 from crackvae.images.exif import Metadata, read_metadata
 
 PICTURE = Image.fromarray(np.indices((48, 64)).sum(axis=0).astype(np.uint8)).convert("RGB")
@@ -103,6 +103,17 @@ def test_every_format_gives_the_same_metadata(kind, order):
     assert image.format == kind
     upright = {"orientation": 1} if kind == "HEIF" else {}  # libheif turns it
     assert_close(read_metadata(image), replace(EXPECTED, **upright))
+
+
+def test_metadata_behind_the_pixels_of_a_png_are_read(tmp_path):
+    data = encode("PNG", exif(MAIN, PHOTO, PLACE), XMP)
+    start = data.index(b"eXIf") - 4
+    chunk = data[start : start + 12 + int.from_bytes(data[start : start + 4], "big")]
+    rest, end = data.replace(chunk, b"")[:-12], data[-12:]
+    early, late = (decode(each, min_side=1, max_megapixels=1) for each in (data, rest + chunk + end))
+    assert late.metadata == early.metadata
+    assert late.metadata.latitude is not None
+    np.testing.assert_array_equal(late.gray_HW, early.gray_HW)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

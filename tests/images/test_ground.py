@@ -88,3 +88,10 @@ def test_two_photographs_of_a_drone_lie_as_far_apart_as_their_positions(real_dat
     ground = sampling_distance(metadata[0], 4000, 2250)
     assert ground.mm_per_pixel == pytest.approx(17.7, abs=0.05)
     assert pixels * ground.mm_per_pixel / 1000 == pytest.approx(math.hypot(north, east), rel=0.05)
+
+
+def test_of_a_panorama_nothing_is_known_for_its_lens_is_that_of_its_parts():
+    laser = Metadata(focal_35mm=24.0, subject_distance=5.0, distance_source="laser")
+    assert sampling_distance(laser, 5472, 3648) is not None
+    for width, height in ((20_000, 9_000), (3_000, 10_000)):
+        assert sampling_distance(laser, width, height) is None

@@ -3,10 +3,13 @@ import struct
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
-from PIL import ExifTags, Image
+from faults.corpus import tiffs
+from PIL import ExifTags, Image, PngImagePlugin
 
-from crackvae.report import overlay
+from crackvae.images.decode import decode
+from crackvae.report import overlay, views
 
 GPS = {1: "N", 2: (46.0, 50.0, 33.69), 3: "W", 4: (91.0, 59.0, 39.94), 6: 198.6}
 TAKEN = "2016:06:23 16:32:06"
@@ -181,3 +184,33 @@ def test_a_deck_is_drawn_well_under_a_second_besides_decoding(real_data):
     picture = draw(Image.open(path), map_HW, boxes=[(2000, 80, 500, 500)])
     assert time.process_time() - start < 2  # 0.4 s measured
     assert max(picture.size) == 2000
+
+
+def test_deep_gray_levels_are_shown_as_they_are_decoded():
+    """Of scanners: 12 and 16 bits, with white as zero or black."""
+    deep = 0
+    for data in (data for kind in tiffs.SCORED for data in kind.files.values() if isinstance(data, bytes)):
+        photo = Image.open(io.BytesIO(data))
+        if photo.mode.startswith("I;16"):
+            deep += 1
+            picture, _ = overlay.upright(photo, 1000)
+            decoded_HW = decode(data, min_side=1, max_megapixels=1).gray_HW
+            np.testing.assert_array_equal(np.asarray(picture.convert("L")), decoded_HW)
+    assert deep >= 4
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG"])
+def test_a_thumbnail_takes_no_comment_along(kind, tmp_path):
+    """Of any length: a place may stand in it, and a JPEG has no room for one of over 64 kB."""
+    secret = "50.123456N" + "x" * (60_000 if kind == "JPEG" else 70_000)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", secret)
+    options = {"pnginfo": text} if kind == "PNG" else {"comment": secret.encode()}
+    path = tmp_path / f"a.{kind.lower()}"
+    Image.new("L", (300, 200), 160).save(path, kind, **options)
+    assert b"50.123456N" in path.read_bytes()
+    row = {"image_id": path.name, "uri": path.as_uri(), "width": 300, "height": 200}
+    [(data, reason)] = views.thumbnails(pd.DataFrame([row]), {}, 10**6)
+    assert reason == ""
+    assert b"50.123456N" not in data
+    assert len(data) < 2_000

@@ -131,7 +131,7 @@ function deciding({ row, index }) {
 }
 
 // Text that a spreadsheet would run as a formula gets an apostrophe in front, as in results.csv.
-const quoted = (text) => '"' + text.replace(/^[=+\-@\t\r\n'|%]/, "'$&").replaceAll('"', '""') + '"';
+const quoted = (text) => '"' + text.replace(/^[=+\-@\uff1d\uff0b\uff0d\uff20\t\r\n'|%]/, "'$&").replaceAll('"', '""') + '"';
 
 function offer() {
   const made = [...decided].filter(([, { decision }]) => decision).sort(([a], [b]) => a - b);
