@@ -99,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logs.start()
     logs.check_format()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot encode is no reason to end after the work
+    # A name that it cannot encode is no reason to end after the work.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     # Libraries make hundreds of thousands of objects that stay: to look for garbage among them takes 0.3 s while
     # they are imported, and 0.7 s at the end.

@@ -27,12 +27,14 @@ from ray.util.annotations import RayDeprecationWarning
 
 from crackvae.cluster import session, workers
 from crackvae.cluster.workers import Job, Tiles
-from crackvae.errors import LostError
+from crackvae.errors import CrackvaeError, LostError
 from crackvae.model import artifact, backend
 from crackvae.model.backend import Backend
 from crackvae.run.shards import Work
 
 Batch = dict[str, Any]
+
+_COMING_SECONDS = 1800  # until a node is there, where an autoscaler brings them
 
 _LOST = (
     ray.exceptions.RayActorError,
@@ -167,5 +169,11 @@ def resolve_backend(device: str, precision: str) -> Backend:
     with session.session():
         chosen = session.device(device)
         task = ray.remote(backend.resolve).options(num_gpus=1 if chosen == "cuda" else 0)
-        resolved: Backend = ray.get(task.remote(chosen, precision))
+        try:
+            resolved: Backend = ray.get(task.remote(chosen, precision), timeout=_COMING_SECONDS)
+        except ray.exceptions.GetTimeoutError as error:
+            kind = "GPU" if chosen == "cuda" else "processor"
+            raise CrackvaeError(
+                f"no {kind} has come within {_COMING_SECONDS // 60} minutes; ask again later"
+            ) from error
         return resolved

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 import crackvae
 from crackvae import logs, storage
-from crackvae.cluster import claim, here, survey
+from crackvae.cluster import claim, survey
 from crackvae.dataset import manifest, sources
 from crackvae.errors import ArtifactError, ExitCode, InputError, UsageError
 from crackvae.model import artifact
@@ -234,8 +234,8 @@ def _go_on(run: Run, retry: Status | None, model: str, loaded: Artifact, device:
     log.info(
         "going on with the %s files listed at %s; did files come later, %s", f"{run.plan.rows:,}", run.created, later
     )
-    if device == "auto" and not here.is_local():  # a GPU that has come or gone does not change the run
-        device = run.facts["backend"]["device"]
+    if device == "auto" and run.facts["backend"]["device"] == "cpu":  # a GPU that has come since does not end the run
+        device = "cpu"
     _score_missing(run, model, loaded, device)
     if retry is not None and (run.finished or run.retries[-1:] != (retry,)):
         run = _score_missing(run, model, loaded, device, retry)

@@ -43,7 +43,7 @@ from crackvae.terminal import log, progress
 
 _BLOCK_ROWS = 512  # files per block: 8 MB of 128x128, where each is one tile
 _BLOCK_BYTES = 2**24  # of them: two photographs
-_WAITS = 30  # of a minute each, for the processors and GPUs of all workers
+_STARTS = 30  # that may fail, all in all; a minute each, where processors or GPUs are missing
 _SIZED = 64  # training images whose size decides on the tiling
 _QUANTISED_TILES = 1024  # that the scales of int8 are learned from
 _LEARNED_IMAGES, _LEARNED_PIXELS, _WINDOW = 300, 5e7, 1024  # of the training images: evidence takes 0.4 s a megapixel
@@ -208,7 +208,7 @@ def _fit(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             failure_config=ray.train.FailureConfig(
                 max_failures=2,
-                controller_failure_limit=_WAITS,  # type: ignore[call-arg]  # checked as Ray Train 1's
+                controller_failure_limit=_STARTS,  # type: ignore[call-arg]  # checked as Ray Train 1's
             ),
         ),
         datasets={"train": tiles, "val": val_tiles},

@@ -346,7 +346,7 @@ class Reader:
 
 def _unlisted(folder: Path) -> str:
     if os.path.islink(folder):
-        return "a link to a folder is not followed; give that folder as a source, too"
+        return "a link to a folder is not followed; give that folder as a source, too, and remove the link"
     try:
         os.scandir(folder).close()
     except OSError as error:

@@ -103,17 +103,17 @@ def group(table: pa.Table) -> Grouped:
 def apart(table: pa.Table) -> pa.Table:
     """The training normals of a manifest, without those that have a twin in another split.
 
-    `split` leaves none, but images may have joined its manifest since, or the splits be the user's own: where a
-    training normal has no group, all images that have a split are read and compared.
+    `split` leaves none, but images may have joined its manifest since, or the splits be the user's own: where an
+    image has no group, all that have a split are read and compared.
 
     Raises:
         InputError: Every training normal has such a twin.
     """
     train = manifest.rows(table, split=Split.TRAIN, label=Label.NORMAL)
     others = table.filter(pc.not_equal(table["split"], str(Split.TRAIN)).fill_null(False))
-    if others.num_rows == 0 or train["group"].null_count == 0:
+    if others.num_rows == 0 or train["group"].null_count + others["group"].null_count == 0:
         return train
-    log.info("some training images are in no group: looking for twins of them in the other splits")
+    log.info("some images are in no group: looking for twins of training images in the other splits")
     name = group(pa.concat_tables([train, others])).table["group"]
     crossing_N = pc.is_in(name[: train.num_rows], name[train.num_rows :].combine_chunks()).to_numpy()
     if crossing_N.any():

@@ -146,7 +146,7 @@ class Artifact:
         """To score in: that of the calibration; of a model calibrated in bf16 on a GPU, the fastest of a processor."""
         asked, calibrated_on = self.config.scoring.precision, self.provenance.get("calibrated_on", {})
         if asked == "bf16" and calibrated_on.get("device") == "cuda":  # else 20 times slower than fp32, without AMX or
-            return "int8" if LARGEST in self.weights else "auto"  # AVX-512 BF16; on a GPU both mean bf16
+            return "int8" if LARGEST in self.weights else "auto"  # AVX-512 BF16; both mean bf16 where a GPU has it
         return asked
 
     def network(self) -> ConvVAE:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -84,3 +85,18 @@ def versions() -> str:
 def autocast(device: str, precision: str) -> AbstractContextManager[object]:
     """The context in which the network computes."""
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def exact(device: str) -> Iterator[None]:
+    """On a GPU, fp32 without TF32, which cuDNN takes by default from Ampere on, and the same bytes every time."""
+    if device != "cuda":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.deterministic
+    cudnn.conv.fp32_precision, cudnn.deterministic = "ieee", True
+    try:
+        yield
+    finally:
+        cudnn.conv.fp32_precision, cudnn.deterministic = before

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crackvae.model import backend
 from crackvae.model.artifact import Artifact
 from crackvae.model.network import normalise
 from crackvae.model.packed import PackedVAE
@@ -97,14 +98,13 @@ class TileScorer:
             yield x_hat_B1HW.squeeze(1).cpu().numpy(), sigma_B1HW.squeeze(1).cpu().numpy(), latent_B
 
     @torch.inference_mode()
-    # fp32 is fp32, not TF32, which cuDNN takes by default from Ampere on; and the same bytes every time.
-    @torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     def _pass(
         self, tile_BHW: NDArray[np.uint8]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, NDArray[np.float32]]:
         device_BHW = torch.from_numpy(tile_BHW).to(self._device)
         x_B1HW = normalise(device_BHW)
         network_BHW = device_BHW if self._is_quantised else x_B1HW.to(self._dtype)
-        x_hat_B1HW, logvar_B1HW, mu_BZ = self._reconstruct(network_BHW)
+        with backend.exact(self._device.type):
+            x_hat_B1HW, logvar_B1HW, mu_BZ = self._reconstruct(network_BHW)
         latent_B = mu_BZ.float().square().mean(dim=1).sqrt().cpu().numpy()
         return x_B1HW, x_hat_B1HW.float(), logvar_B1HW, latent_B

@@ -109,10 +109,11 @@ def counts_lines(metrics: Mapping[str, Any]) -> list[str]:
                 told += f"{reason['message']} (such as {', '.join(reason['examples'])})"
             lines.append(told)
     decided = sum(counts["predicted"].values())
+    too_high = " and a threshold this high" if threshold.get("set_by") == "value" else ""
     if decided < counts["scored"]:
         lines.append(
             f"nothing can be said of {counts['scored'] - decided:,} of {counts['scored']:,} scored files: the "
-            "calibration is too small for photographs of their size (no crack is ruled out in them)"
+            f"calibration is too small for photographs of their size{too_high} (no crack is ruled out in them)"
         )
     lines.append(f"{counts['scored']:,} of {counts['files']:,} files scored")
     if decided:

@@ -143,15 +143,16 @@ def bands(
     curves = []
     for tp_RV, fp_RV, _ in chain([whole], _resampled(ranking, is_crack_N, group_N, resamples, seed)):
         for tp_V, fp_V in zip(tp_RV, fp_RV, strict=True):
+            if not (tp_V[-1] and fp_V[-1]):
+                continue
             # In whole numbers and rounded inwards, as in `metrics_of_counts`: 0.05 * 20 may be 1.0000000000000002.
             allowed_G = np.floor(fpr_G * fp_V[-1] + 1e-9)
             found_G = tp_V[np.searchsorted(fp_V, allowed_G, side="right") - 1]
             at_G = np.searchsorted(tp_V, np.ceil(recall_G * tp_V[-1] - 1e-9))
-            with np.errstate(invalid="ignore"):  # without any crack
-                curves.append((found_G / tp_V[-1], tp_V[at_G] / (tp_V[at_G] + fp_V[at_G])))
+            curves.append((found_G / tp_V[-1], tp_V[at_G] / (tp_V[at_G] + fp_V[at_G])))
     recall_RG, precision_RG = (np.stack(each) for each in zip(*curves, strict=True))
     edges = [(1 - level) / 2, (1 + level) / 2]
-    made = [np.vstack([curve[:1], np.nanquantile(curve[1:], edges, axis=0)]) for curve in (recall_RG, precision_RG)]
+    made = [np.vstack([curve[:1], np.quantile(curve[1:], edges, axis=0)]) for curve in (recall_RG, precision_RG)]
     return Bands(fpr_G, made[0], recall_G, made[1])
 
 

@@ -113,7 +113,7 @@ def test_a_link_to_a_folder_is_not_followed_but_listed_so_that_it_is_counted(tmp
     (tmp_path / "survey" / "round").symlink_to(".")
     files = listed(tmp_path / "survey")
     assert sorted(files) == ["b.jpg", "more/", "round"]  # what lies behind `round` is listed anyway
-    said = "a link to a folder is not followed; give that folder as a source, too"
+    said = "a link to a folder is not followed; give that folder as a source, too, and remove the link"
     assert failure(files["more/"].uri) == (Status.UNREADABLE, said)
 
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
+from crackvae.model import backend
 from crackvae.model.scorer import TileScorer
 
 
@@ -33,3 +35,14 @@ def test_a_score_does_not_depend_on_its_neighbours(scorer, tiles_NHW):
 
 def test_no_tiles_no_scores(scorer):
     assert scorer.measure(np.empty((0, 32, 32), np.uint8))[0].shape == (0,)
+
+
+def test_on_a_gpu_fp32_is_not_tf32_and_the_callers_settings_come_back():
+    """The settings are there without a GPU, too."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.deterministic
+    with backend.exact("cuda"):
+        assert (cudnn.conv.fp32_precision, cudnn.deterministic) == ("ieee", True)
+    with backend.exact("cpu"):
+        assert (cudnn.conv.fp32_precision, cudnn.deterministic) == before
+    assert (cudnn.conv.fp32_precision, cudnn.deterministic) == before

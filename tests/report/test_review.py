@@ -1,6 +1,7 @@
 """A review from its list to a new calibration, on runs whose scores are made up and on real ones."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -422,6 +423,11 @@ def test_an_image_joins_a_calibration_once_and_a_twin_of_it_never(decided, model
     assert f"1 of {images.num_rows + 1} images do not join" in caplog.text
     with pytest.raises(InputError, match="none of its sound images can join"):
         calibrate.join(made, scored, sound, images, str(tmp_path / "second"))
+    cracked = images.set_column(images.schema.get_field_index("label"), "label", pa.array(["crack"] * len(images)))
+    (record,) = made.provenance["calibration_joined"]
+    older = dataclasses.replace(base, provenance={"calibration_joined": [{"run": record["run"], "images": []}]})
+    made = calibrate.join(older, scored, sound, cracked, str(tmp_path / "third"))  # people say what it is, not a folder
+    assert len(made.calibrated.image_id) == len(base.calibrated.image_id) + images.num_rows
 
 
 def test_the_samples_of_two_runs_are_drawn_independently(run, tmp_path):
