@@ -265,7 +265,9 @@ def _add_run_commands(command: _Command) -> None:
     sub = command("report", about, "runs/bridge-17 --no-location")
     sub.add_argument("run", help="from `crackvae score` or `evaluate`, which make the page at their end, too")
     sub.add_argument("--model", metavar="MODEL", help="what scored it (default: where it lay then)")
-    _add_structures(sub)
+    by = sub.add_mutually_exclusive_group()
+    _add_structures(by)
+    by.add_argument("--folders", action="store_true", help="results by folder again, not by structure")
     where = "--no-location leaves out where photographs were taken, to share it (default: as in the page before)"
     sub.add_argument("--location", action=argparse.BooleanOptionalAction, help=where)
 
@@ -362,7 +364,7 @@ def _add_photograph_options(parser: argparse.ArgumentParser) -> None:
     _add_structures(parser)
 
 
-def _add_structures(parser: argparse.ArgumentParser) -> None:
+def _add_structures(parser: argparse._ActionsContainer) -> None:
     structures = "CSV with the columns pattern, structure, element: adds up results by structure"
     parser.add_argument("--structures", metavar="FILE", help=structures)
 

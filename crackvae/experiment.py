@@ -195,21 +195,22 @@ def score(model: str, sources: Sequence[str], out: str, *, structures: str | Non
     return _show(outcome, model, table)
 
 
-def report(run: str, *, model: str | None, structures: str | None, location: bool | None) -> ExitCode:
+def report(run: str, *, model: str | None, structures: str | None, folders: bool, location: bool | None) -> ExitCode:
     """Makes the page of a finished run, and its pictures where it has none; prints where the page is.
 
     Args:
         run: The run directory.
         model: The model that scored it; None looks where it lay then.
         structures: A CSV file by which results are added up; None as in the page before.
+        folders: Whether they are added up by folder instead.
         location: Whether it says where photographs were taken; None as in the page before.
     """
     from crackvae.report import page
     from crackvae.report import structures as by_structure
 
     shows = page.kept(directory.open_finished(run))
-    if structures:
-        shows = shows._replace(by=by_structure.read(structures))
+    if structures or folders:
+        shows = shows._replace(by=by_structure.read(structures) if structures else None)
     if location is not None:
         shows = shows._replace(with_positions=location)
     _draw(run, model, shows)

@@ -71,9 +71,11 @@ def plan(
     result = [None if label is None else split[group] for group, label in zip(groups, labels, strict=True)]
     for name in (Split.TRAIN, Split.VAL):
         if (Label.NORMAL, name) not in zip(labels, result, strict=True):
+            few = normals.total() - of_normals[Split.EXTERNAL]
+            tied = f", {placed.total()} of which go where a crack of their group goes," if placed else ""
             raise InputError(
-                f"{normals.total() - of_normals[Split.EXTERNAL]} normals that are not external are too few: "
-                f"none is left for {name}; add normals or lower --external-normal"
+                f"{few} normals that are not external{tied} are too few: none is left for {name}; add normals or lower "
+                "--external-normal"
             )
     return list(result)
 

@@ -148,3 +148,10 @@ def test_an_int_is_a_count_and_a_float_a_share():
     share = plan(labels, groups, external_normal=0.5).count(Split.EXTERNAL)
     assert (count, share) == (1, 50)
     assert Label.NORMAL == "normal"
+
+
+def test_normals_that_go_where_their_cracks_go_are_named_where_too_few_are_left():
+    labels = ["normal", "crack"] * 20 + ["normal"]
+    groups = [f"{row // 2}" for row in range(40)] + ["own"]
+    with pytest.raises(InputError, match=r"normals that are not external, 20 of which go where a crack .* are too few"):
+        plan(labels, groups, external_normal=0, external_crack=1.0)

@@ -148,6 +148,11 @@ def test_what_a_page_shows_outlives_reviews_labels_and_thresholds(photograph_run
         text = (run / "report.html").read_text()
         assert "Long Bridge" in text
         assert "46.12" not in text
+    assert cli.main(["report", str(run), "--folders"]) == 0
+    text = (run / "report.html").read_text()
+    assert "Long Bridge" not in text
+    assert "46.12" not in text
+    assert cli.main(["report", str(run), "--folders", "--structures", str(table)]) == 2
     (run / directory.SHOWN).write_text("[]")
     with pytest.raises(InputError, match=r"shown.json: is damaged; delete it and say again what the page shows"):
         write(str(run))
@@ -263,13 +268,13 @@ def test_late_labels_make_a_page_with_them(tile_run, tmp_path, capsys):
 def test_the_command_says_where_the_page_is(tile_run, tmp_path, capsys):
     run = copied(tile_run, tmp_path)
     options = {"model": None, "structures": None, "location": None}
-    assert experiment.report(str(run), **options) == 0
+    assert experiment.report(str(run), folders=False, **options) == 0
     assert capsys.readouterr().out == f"page: {run}/report.html\n"
     (run / "_SUCCESS").unlink()
     with pytest.raises(InputError, match="is not finished"):
-        experiment.report(str(run), **options)
+        experiment.report(str(run), folders=False, **options)
     with pytest.raises(InputError, match="is no run"):
-        experiment.report(str(tmp_path), **options)
+        experiment.report(str(tmp_path), folders=False, **options)
 
 
 @pytest.mark.parametrize("length", [100, 384, 385, 3000])
