@@ -15,7 +15,7 @@ from crackvae import processes, storage
 from crackvae.config import Config, TrainingConfig
 from crackvae.dataset import labels as labelling
 from crackvae.dataset import manifest, table_files
-from crackvae.errors import ExitCode, InputError, RefusedError, UsageError
+from crackvae.errors import CrackvaeError, ExitCode, InputError, RefusedError, UsageError
 from crackvae.images import synthetic
 from crackvae.report import tables
 from crackvae.run import check as checking
@@ -27,6 +27,7 @@ from crackvae.terminal import log
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from crackvae.cluster.nightly import Night
     from crackvae.cluster.scoring import Outcome
     from crackvae.dataset.leakage import Leakage
     from crackvae.report import page
@@ -308,21 +309,31 @@ def nightly(model: str, source: str, out: str, **options: Any) -> ExitCode:
     from crackvae.cluster import nightly as nights
 
     codes = set()
-    for night in nights.nightly(model, source, out, show=lambda outcome: _show(outcome, model), **options):
-        codes.add(night.exit_code)
-        for line in tables.alarm_lines(night.record["drift"]):
-            print(line)
-        record = night.record
-        told = {
-            **{name: record[name] for name in ("night", "generation")},
-            **record["tonight"],
-            "photographs": record["counts"]["photographs"],
-            "snapshot": snapshot.photographs(out, record["night"]),
-            "alarm": {name: chart["alarm"] for name, chart in record["drift"].items() if chart["alarm"]},
-            "exit_code": night.exit_code,
-        }
-        print(json.dumps(told), flush=True)
+    try:
+        for night in nights.nightly(model, source, out, show=lambda outcome: _show(outcome, model), **options):
+            codes.add(night.exit_code)
+            _tell(night, out)
+    except (CrackvaeError, OSError) as error:
+        if not codes & set(_WORST_FIRST):
+            raise
+        # Called again, the night that was done before it would not be told a second time.
+        log.error("after a night that was cut off and is finished now: %s", " ".join(str(error).split()))
     return next((code for code in _WORST_FIRST if code in codes), ExitCode.DONE)
+
+
+def _tell(night: Night, out: str) -> None:
+    for line in tables.alarm_lines(night.record["drift"]):
+        print(line)
+    record = night.record
+    told = {
+        **{name: record[name] for name in ("night", "generation")},
+        **record["tonight"],
+        "photographs": record["counts"]["photographs"],
+        "snapshot": snapshot.photographs(out, record["night"]),
+        "alarm": {name: chart["alarm"] for name, chart in record["drift"].items() if chart["alarm"]},
+        "exit_code": night.exit_code,
+    }
+    print(json.dumps(told), flush=True)
 
 
 def _write_positions(run: str) -> None:

@@ -56,6 +56,8 @@ def check_uri(location: str, named: str) -> None:
         query = parse_qsl(parts.query)
     except ValueError:  # whose text may hold the secret
         raise InputError(f"{named}: is no valid URI") from None
+    if "#" in location:  # what follows would be dropped
+        raise InputError(f"{named}: a URI holds a #; write %23 for it")
     if not _HOST.fullmatch(parts.netloc) or any(_SECRET.search(name) or "@" in value for name, value in query):
         raise InputError(
             f"{named}: holds a password or key, and a run keeps its URIs; give the URI without it, and credentials "

@@ -40,10 +40,16 @@ remote = object_store.remote
 
 
 def local_path(location: str) -> Path | None:
-    """The local path behind a location, or None where it lies on another file system."""
+    """The local path behind a location, or None where it lies on another file system.
+
+    Raises:
+        InputError: It is a URI with a fragment.
+    """
     scheme, mark, _ = location.partition("://")
     if not mark:
         return Path(location)
+    if "#" in location:  # what follows would be dropped
+        raise InputError(f"{location}: a URI holds a #; write %23 for it")
     return Path(os.fsdecode(unquote_to_bytes(urlsplit(location).path))) if scheme == "file" else None
 
 
@@ -206,7 +212,9 @@ def list_remote(location: str) -> Iterator[tuple[str, fs.FileInfo]]:
     before = root.rstrip("/") + "/"
 
     def listed(path: str, recursive: bool) -> list[fs.FileInfo]:
-        found = ask(location, lambda: system.get_file_info(fs.FileSelector(path, recursive=recursive)))
+        # A folder whose last object goes meanwhile is gone.
+        chosen = fs.FileSelector(path, recursive=recursive, allow_not_found=path != root)
+        found = ask(location, lambda: system.get_file_info(chosen))
         return sorted(found, key=lambda info: str(info.path) + "/" * (not info.is_file))
 
     entries = listed(root, False)

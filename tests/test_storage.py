@@ -1,8 +1,10 @@
 import os
+import shutil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import fs
 
 from crackvae import storage
 from crackvae.errors import InputError
@@ -192,3 +194,33 @@ def test_an_unknown_scheme_is_refused_in_one_line():
     with pytest.raises(InputError, match=r"^nfs://: no such file system; use s3://") as caught:
         storage.read_bytes("nfs://server/a.jpg")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["file://{}/run#2", "s3://bucket/run#2", "gs://bucket/run#2/a"])
+def test_what_follows_a_number_sign_is_not_dropped_from_a_uri(place, tmp_path):
+    """Every file of a run would be written over one object, and another photograph be read."""
+    for act in (lambda location: storage.write_bytes(location, b""), storage.read_bytes, storage.exists):
+        with pytest.raises(InputError, match="a URI holds a #; write %23 for it"):
+            act(place.format(tmp_path))
+    assert not list(tmp_path.iterdir())
+    storage.write_bytes(storage.to_uri(str(tmp_path / "run#2")), b"1")
+    storage.write_bytes(str(tmp_path / "run#3"), b"1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run#2", "run#3"]
+
+
+def test_a_folder_that_goes_while_a_bucket_is_listed_is_gone_and_the_others_are_listed(tmp_path, monkeypatch):
+    for name in ("a/1", "b/1", "c/1"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+
+    class Moving(fs.LocalFileSystem):
+        def get_file_info(self, chosen):
+            found = super().get_file_info(chosen)
+            shutil.rmtree(tmp_path / "b", ignore_errors=True)
+            return found
+
+    monkeypatch.setattr(storage, "remote", lambda location: (Moving(), str(tmp_path)))
+    assert [relative for relative, _ in storage.list_remote("s3://bucket")] == ["a/1", "c/1"]
+    shutil.rmtree(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        list(storage.list_remote("s3://bucket"))

@@ -161,6 +161,7 @@ def _next(job: _Job, last: Record | None) -> Night:
         "tonight": told,
         "pace": last["pace"] if last else {"files": 0, "seconds": 0.0},
         "nights": before["nights"] if before and not job.accept_drift else [],
+        "fresh": before.get("fresh", {}) if before and not job.accept_drift else {},
     }
     snapshot.begin(job.root, listing, record)
     return _finish(job, listing, record)
@@ -193,17 +194,22 @@ def _name(root: str, last: Record | None) -> str:
 def _finish(job: _Job, listing: pa.Table, record: Record) -> Night:
     """Scores what a night has found, makes its snapshot, and then makes it the newest."""
     night, files = record["night"], snapshot.to_score(listing)
-    pace, nights, outcome = record["pace"], record["nights"], None
+    before = snapshot.latest(job.root) if record["after"] else None
+    if record["after"] and (before is None or before["night"] != record["after"]):
+        raise RefusedError(
+            f"{job.root}: night {night} was compared with {record['after']}, which is no longer the newest; delete "
+            f"{snapshot.LISTED} there, and tonight is compared anew"
+        )
+    pace, nights, fresh, outcome = record["pace"], record["nights"], record.get("fresh", {}), None
     if files.num_rows:
         run = storage.join(job.root, snapshot.NIGHTS, night)
         facts = {"sources": [[record["source"], None]], "generation": record["generation"]}
         anew, start = not directory.exists(run), time.monotonic()
-        outcome = scoring.night(job.model, files, run, facts, device=job.device)
+        outcome = scoring.night(job.model, job.loaded, files, run, facts, device=job.device)
         job.show(outcome)
         if anew:
             pace = {"files": pace["files"] + files.num_rows, "seconds": pace["seconds"] + time.monotonic() - start}
-        nights = [*nights, night]
-    before = snapshot.latest(job.root) if record["after"] else None
+        nights, fresh = [*nights, night], {**fresh, night: _fresh(outcome.run, files)}
     blocks = finalize.read_blocks(outcome.run) if outcome else []
     record = {
         **record,
@@ -211,7 +217,10 @@ def _finish(job: _Job, listing: pa.Table, record: Record) -> Night:
         "counts": snapshot.write(job.root, night, listing, before, blocks),
         "pace": pace,
         "nights": nights,
-        "drift": charts.follow([storage.join(job.root, snapshot.NIGHTS, name) for name in nights]) if outcome else {},
+        "fresh": fresh,
+        "drift": charts.follow({storage.join(job.root, snapshot.NIGHTS, name): fresh.get(name) for name in nights})
+        if outcome
+        else {},
     }
     snapshot.finish(job.root, record)
     if here.ray_runs():
@@ -219,7 +228,8 @@ def _finish(job: _Job, listing: pa.Table, record: Record) -> Night:
 
         metrics.count_alarms(record["drift"])
     code = ExitCode.DRIFT_ALARM if any(told["alarm"] for told in record["drift"].values()) else ExitCode.DONE
-    if outcome and _failed_fraction(outcome.run, files) > job.loaded.config.scoring.max_failed_fraction:
+    most = job.loaded.config.scoring.max_failed_fraction
+    if outcome and fresh[night]["failed"] > most * fresh[night]["files"]:
         code = ExitCode.TOO_MANY_FAILED
     return Night(record, outcome, code)
 
@@ -232,9 +242,10 @@ def _scored(outcome: Outcome | None) -> dict[str, int]:
     return {"scored": counts["scored"], "failed": failed, "flagged": counts["predicted"][Label.CRACK]}
 
 
-def _failed_fraction(run: str, files: pa.Table) -> float:
-    """Of the new and changed files: one that stays unreadable is not news every night."""
-    status = finalize.read_results(run, ["status"])["status"]  # in the order of the files
-    fresh = status.filter(pc.not_equal(files["change"], str(Change.RETRIED)))
-    read = pc.is_in(fresh, pa.array([str(Status.OK), str(Status.CANNOT_JUDGE)]))
-    return 1 - pc.mean(read).as_py() if len(fresh) else 0.0
+def _fresh(run: str, files: pa.Table) -> dict[str, int]:
+    """Counts of the new and changed files: one that stays unreadable is not news every night."""
+    results = finalize.read_results(run, ["status", "prediction"])  # in the order of the files
+    results = results.filter(pc.not_equal(files["change"], str(Change.RETRIED)))
+    read = pc.is_in(results["status"], pa.array([str(Status.OK), str(Status.CANNOT_JUDGE)]))
+    failed = len(results) - (pc.sum(read).as_py() or 0)
+    return {"files": len(results), "failed": failed, "decided": pc.count(results["prediction"]).as_py()}

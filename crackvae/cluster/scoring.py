@@ -136,18 +136,21 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
     return _job(model, out, facts, plan, device)
 
 
-def night(model: str, files: pa.Table, out: str, facts: Mapping[str, Any], *, device: str = "auto") -> Outcome:
+def night(
+    model: str, loaded: Artifact, files: pa.Table, out: str, facts: Mapping[str, Any], *, device: str = "auto"
+) -> Outcome:
     """Scores the files of one night, or goes on with them.
 
     Args:
         model: Location of the model artifact.
+        loaded: The model that the files were compared for: by now, another may lie there.
         files: A manifest of them.
         out: The run directory.
         facts: What tells this night from others.
         device: `cpu`, `cuda` or `auto`.
     """
     blocks = iter([files.select(MANIFEST.names)])
-    return _job(model, out, {"command": "nightly", **facts}, lambda: nullcontext(blocks), device)
+    return _job(model, out, {"command": "nightly", **facts}, lambda: nullcontext(blocks), device, loaded=loaded)
 
 
 def model_facts(model: str, loaded: Artifact, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,9 +177,15 @@ def model_facts(model: str, loaded: Artifact, facts: Mapping[str, Any]) -> dict[
 
 
 def _job(
-    model: str, out: str, facts: Mapping[str, Any], plan: Plan, device: str, retry: Status | None = None
+    model: str,
+    out: str,
+    facts: Mapping[str, Any],
+    plan: Plan,
+    device: str,
+    retry: Status | None = None,
+    loaded: Artifact | None = None,
 ) -> Outcome:
-    loaded = artifact.load(model)
+    loaded = loaded or artifact.load(model)
     facts = model_facts(model, loaded, facts)
     with ExitStack() as stack:
         planned = None

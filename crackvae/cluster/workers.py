@@ -16,6 +16,7 @@ from crackvae.errors import InputError, RefusedError
 from crackvae.images.appearance import looks_of_tiles
 from crackvae.images.decode import Gray
 from crackvae.model import artifact, backend
+from crackvae.model.artifact import Artifact
 from crackvae.model.backend import Backend
 from crackvae.run import directory, finalize, judge, shards
 from crackvae.run.directory import Run
@@ -64,7 +65,7 @@ class TileReader:
         if backend.versions() != job.computed_on.versions:
             raise _other(job)
         self._run = directory.read_header(job.run)
-        self._decoder = Decoder(artifact.load(job.model).config.image)
+        self._decoder = Decoder(_model(job).config.image)
 
     def read(self, work: Work) -> Tiles:
         """Reads a shard."""
@@ -106,7 +107,7 @@ class TileWorker:
         torch.set_num_threads(1)
         _refuse_other(job)
         self._commit = _Commit(directory.read_header(job.run), job.identity)
-        self._scorer = TileScorer(artifact.load(job.model), job.computed_on.device, job.computed_on.precision)
+        self._scorer = TileScorer(_model(job), job.computed_on.device, job.computed_on.precision)
 
     def score(self, work: Work, tiles: Tiles) -> str:
         """Scores and commits a shard; returns what `watch.tell` tells of it."""
@@ -135,7 +136,7 @@ class PhotographWorker:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         _refuse_other(job)
-        loaded = artifact.load(job.model)
+        loaded = _model(job)
         self._run = directory.read_header(job.run)
         self._commit = _Commit(self._run, job.identity)
         self._decoder = Decoder(loaded.config.image)
@@ -168,6 +169,17 @@ class ImageWorker:
 def whole(job: Job) -> ImageWorker | PhotographWorker:
     """A worker that does everything."""
     return ImageWorker(job) if artifact.load(job.model).photographs is None else PhotographWorker(job)
+
+
+def _model(job: Job) -> Artifact:
+    """The run's model; a node may have another one under its name, or it may have been replaced since."""
+    model = artifact.load(job.model)
+    if model.fingerprint != directory.read_header(job.run).facts["model"]:
+        raise RefusedError(
+            f"{job.model}: is not the model that the run began with; what is scored is kept, put that one back and run "
+            "the same command again"
+        )
+    return model
 
 
 def _refuse_other(job: Job) -> None:

@@ -112,7 +112,7 @@ def compare(old: str, new: str, out: str, *, radius: float | None, other_model: 
         )
     was, now = _read(old_run), _read(new_run)
     if radius is None:
-        partner_N, warnings = pd.Index(was["image_id"]).get_indexer(pd.Index(now["image_id"])), []
+        partner_N, warnings = pd.Index(was["image_id"]).get_indexer(pd.Index(now["image_id"])), _shared(was, now)
     else:
         for location, survey in ((old, was), (new, now)):
             if survey["latitude"].isna().all():
@@ -144,6 +144,16 @@ def _read(run: Run) -> pd.DataFrame:
     is_right = (survey["latitude"].abs() <= 90) & (survey["longitude"].abs() <= 180)
     survey[POSITION] = survey[POSITION].where(is_right)
     return survey.sort_values("image_id", ignore_index=True)
+
+
+def _shared(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
+    numbered = sum(int(survey["image_id"].str.contains(r"\.\w+#\d+$").sum()) for survey in (old, new))
+    if not numbered:
+        return []
+    return [
+        f"{numbered:,} names are numbered (#2, ...), as sources shared them: where files have come or gone, others are "
+        "meant than before; score such sources apart, or match by position (--radius)"
+    ]
 
 
 def _warnings(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:

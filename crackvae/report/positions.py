@@ -41,10 +41,11 @@ def draw(photographs: pd.DataFrame) -> tuple[Markup, int, int]:
     shown = pd.concat([others[: MOST_POINTS - len(flagged)], flagged])
     if shown.empty:
         return Markup(), 0, 0
-    middle = shown[["latitude", "longitude"]].median()
-    east_N = (shown["longitude"] - middle["longitude"] + 180) % 360 - 180  # also across the antimeridian
-    east_N = _METRES * math.cos(math.radians(middle["latitude"])) * east_N.to_numpy()
-    north_N = _METRES * (shown["latitude"] - middle["latitude"]).to_numpy()
+    latitude, first = shown["latitude"].median(), shown["longitude"].iloc[0]
+    from_first_N = (shown["longitude"] - first + 180) % 360 - 180  # also across the antimeridian
+    east_N = from_first_N - from_first_N.median()
+    east_N = _METRES * math.cos(math.radians(latitude)) * east_N.to_numpy()
+    north_N = _METRES * (shown["latitude"] - latitude).to_numpy()
     span = max(np.ptp(east_N), np.ptp(north_N), _LEAST_METRES)
     scale = (_SIDE - 2 * _EDGE) / span
     x_N = _SIDE / 2 + scale * (east_N - (east_N.max() + east_N.min()) / 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,11 +20,13 @@ _QUARTILES = 1.349  # standard deviations of a normal distribution between its q
 _QUANTILES = {"0.5": 1.571, "0.95": 4.466}
 
 
-def follow(runs: Sequence[str]) -> dict[str, dict[str, Any]]:
+def follow(runs: Mapping[str, Mapping[str, int] | None]) -> dict[str, dict[str, Any]]:
     """Charts the share flagged, the share not judged, and two quantiles of the score.
 
     Args:
-        runs: Of the nights, oldest first. One whose directory is gone does not count.
+        runs: Of the nights, oldest first, with the files of each that were new or changed, and how many of these were
+            decided: what could not be read the night before is not news. None takes all of its files. A night whose
+            directory is gone does not count.
 
     Returns:
         By statistic the fields of `Chart`, and `calibration`: its value for the calibration's images.
@@ -37,7 +39,7 @@ def follow(runs: Sequence[str]) -> dict[str, dict[str, Any]]:
     score_n = judge.load(directory.read_header(newest)).normals.score_n
     calibration = {"flagged": metrics["threshold"]["false_alarm_rate"]["expected"], "not_judged": 0.0}
     calibration |= {_name(level): float(np.quantile(score_n, float(level))) for level in _QUANTILES}
-    nights = [_values(metrics) for _, metrics in found]
+    nights = [_values(metrics, runs[run]) for run, metrics in found]
     told = {}
     for name, expected in calibration.items():
         value_N, within_N, count_N = np.array([night[name] for night in nights]).T
@@ -53,13 +55,14 @@ def _read(run: str) -> dict[str, Any] | None:
         return None
 
 
-def _values(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float, int]]:
+def _values(metrics: Mapping[str, Any], fresh: Mapping[str, int] | None) -> dict[str, tuple[float, float, int]]:
     """Of a night, by statistic: value, variance of one photograph, photographs."""
     counts, level = metrics["counts"], metrics["score_quantiles"]
-    files, scored, decided = counts["files"], counts["scored"], sum(counts["predicted"].values())
+    scored, decided = counts["scored"], sum(counts["predicted"].values())
+    fresh = fresh or {"files": counts["files"], "decided": decided}
     values = {
         "flagged": _share(counts["predicted"]["crack"], decided),
-        "not_judged": _share(files - decided, files),
+        "not_judged": _share(fresh["files"] - fresh["decided"], fresh["files"]),
     }
     for name, factor in _QUANTILES.items():
         deviation = (level["0.75"] - level["0.25"]) / _QUARTILES if scored else 0.0

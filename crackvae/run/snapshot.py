@@ -45,7 +45,8 @@ def latest(root: str) -> Record | None:
     """
     cure = f"copy {SNAPSHOTS}/NIGHT/{_RECORD} of the newest night there"
     record = storage.read_json(storage.join(root, LATEST), dict, cure)
-    if record is None and not storage.exists(storage.join(root, LISTED)) and set(storage.list_files(root)) - {LOCK}:
+    ours = (LOCK, LISTED, f"{NIGHTS}/", f"{SNAPSHOTS}/")
+    if record is None and not all(name.startswith(ours) for name in storage.list_files(root)):
         raise RefusedError(f"{root}: holds something that is no nightly survey; give an empty directory")
     return record
 
@@ -200,11 +201,12 @@ def _rows(
     """Photographs of the last snapshot that the night did not score, then those that it did."""
     if before is not None:
         at_K, present_K = presence(listing, known(root, before))
+        known_again = listing.select([*_LISTED, "change"]).combine_chunks()
         start = 0
         with storage.open_input(photographs(root, before["night"])) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(_BLOCK):
                 rows = slice(start, start := start + batch.num_rows)
-                yield _carried(pa.table(batch), listing.take(at_K[rows]), present_K[rows], night)
+                yield _carried(pa.table(batch), known_again.take(at_K[rows]), present_K[rows], night)
     for block in results:
         listed = listing.select(_LISTED).take(pc.index_in(block["uri"], listing["uri"]))
         ours = {"night": pa.repeat(night, block.num_rows), "present": pa.repeat(True, block.num_rows)}

@@ -16,7 +16,7 @@ import runs
 from faults import harness
 from scraping import scrape, until
 
-from crackvae import AnomalyScorer
+from crackvae import AnomalyScorer, experiment
 from crackvae.cluster import nightly, session
 from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
@@ -352,3 +352,21 @@ def test_hashes_learnt_on_a_night_with_nothing_new_are_kept(model, images, tmp_p
     shutil.copy(images[9], paths[0])
     (third,) = nights_of(*arguments, content_hash=True)
     assert told(third) == {"listed": 2, "changed": 1, "scored": 1}
+
+
+def test_the_alarm_of_a_night_that_was_cut_off_is_not_lost_where_tonight_fails(monkeypatch, tmp_path, caplog, capsys):
+    """A schedule tries exit code 3 again, and finds nothing new then."""
+    record = {"night": "2026-01-01", "generation": 1, "tonight": {}, "counts": {"photographs": 1}, "drift": {}}
+
+    def nights(*_, **__):
+        yield nightly.Night(record, None, code)
+        raise InputError("survey: is gone")
+
+    monkeypatch.setattr(nightly, "nightly", nights)
+    for code in (ExitCode.DRIFT_ALARM, ExitCode.TOO_MANY_FAILED):
+        assert experiment.nightly("model", "survey", str(tmp_path)) == code
+        assert json.loads(capsys.readouterr().out)["exit_code"] == code
+        assert "after a night that was cut off and is finished now: survey: is gone" in caplog.text
+    code = ExitCode.DONE
+    with pytest.raises(InputError, match="survey: is gone"):
+        experiment.nightly("model", "survey", str(tmp_path))

@@ -192,6 +192,16 @@ def test_a_node_of_other_versions_does_not_even_read_for_a_run(run, model):
         workers.TileReader(job)
 
 
+def test_a_worker_that_finds_another_model_refuses_it(run, model, tmp_path):
+    """It was replaced while the run went on, or the node has another one at that place."""
+    opened, loaded = directory.open_run(run.run), artifact.load(str(model))
+    artifact.save(replace(loaded, provenance={**loaded.provenance, "date": "later"}), str(tmp_path / "other"))
+    backend = survey.resolve_backend("cpu", loaded.precision)
+    workers.whole(Job(opened.location, opened.identity, str(model), backend))
+    with pytest.raises(RefusedError, match=r"other: is not the model that the run began with; .* put that one back"):
+        workers.whole(Job(opened.location, opened.identity, str(tmp_path / "other"), backend))
+
+
 def test_an_error_of_cuda_ends_the_worker_that_met_it():
     """It would fail every shard to come, at once, and so be given most of them."""
     code = """

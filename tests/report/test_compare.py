@@ -197,6 +197,7 @@ def test_runs_of_different_models_are_compared_by_p_values_alone_and_on_request(
 def test_runs_judged_by_different_thresholds_are_refused(tmp_path):
     old, new = run(tmp_path / "old", *OLD), run(tmp_path / "new", *NEW)
     judge.set_threshold(directory.open_run(new), quantile=None, value=0.5)
+    storage.write_bytes(storage.join(new, directory.SUCCESS), b"{}")
     with pytest.raises(RefusedError, match=r"threshold\.value was .*, is 0\.5"):
         compare(old, new, str(tmp_path / "out"), radius=None, other_model=False)
 
@@ -285,3 +286,12 @@ def test_pairs_are_those_of_trying_all(tmp_path_factory, seed):
     rows, _ = compared(tmp_path_factory.mktemp("compare"), old, new, radius=4)
     pairs = {(row["image_id_old"], row["image_id_new"]) for row in rows if row["change"] == "same"}
     assert pairs == mutual(old, new, 4)
+
+
+def test_names_that_sources_share_are_told_not_to_be_those_of_before(tmp_path):
+    """With pier A's first photograph gone, DJI_1.jpg is pier B's."""
+    old, new = [photo("DJI_1.jpg", 0.5), photo("DJI_1.jpg#2", 0.5)], [photo("DJI_1.jpg", 0.5)]
+    _, found = compared(tmp_path, old, new)
+    assert found.warnings[0].startswith("1 names are numbered (#2, ...), as sources shared them")
+    _, plain = compared(tmp_path / "plain", OLD, NEW)
+    assert plain.warnings == []

@@ -12,7 +12,7 @@ import runs
 
 from crackvae import cli, experiment
 from crackvae.errors import InputError
-from crackvae.report import findings, page, structures, views
+from crackvae.report import findings, page, positions, structures, views
 from crackvae.report.page import Shown, write
 from crackvae.run import directory, finalize, summary
 
@@ -288,3 +288,11 @@ def test_a_part_of_a_photograph_lies_in_it_and_holds_its_middle(length, middle, 
     assert span.first <= middle <= span.last
     whole = span.of(length)
     assert (whole.start, whole.stop) == (span.start, span.stop)
+
+
+@pytest.mark.parametrize("longitudes", [[179.9999, -179.9999], [-179.9999, 179.9999], [179.9999, -179.9999, 179.9998]])
+def test_a_map_across_the_antimeridian_is_as_large_as_what_it_shows(longitudes):
+    frame = pd.DataFrame({"image_id": list("abc")[: len(longitudes)], "latitude": 10.0, "longitude": longitudes})
+    drawing, shown, _ = positions.draw(frame.assign(prediction="normal"))
+    assert shown == len(longitudes)
+    assert ">10 m<" in drawing

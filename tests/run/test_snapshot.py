@@ -173,3 +173,14 @@ def test_foreign_and_damaged_files_are_refused_with_a_cure(root, tmp_path):
     (tmp_path / "snapshots/1/photographs.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"cannot be read .*; restore it, or copy night\.json of an older night"):
         snapshot.known(root, {"night": "1"})
+
+
+def test_a_first_night_whose_listing_is_damaged_begins_anew_once_it_is_deleted(root, tmp_path):
+    for name in ("listing.parquet", "nights/2026-01-01/run.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="is damaged; delete it, and the night begins anew"):
+        snapshot.begun(root)
+    (tmp_path / "listing.parquet").unlink()
+    assert snapshot.latest(root) is None
+    assert snapshot.begun(root) is None

@@ -182,8 +182,8 @@ def test_bands_of_few_groups_of_a_kind_in_a_large_set_have_edges(monkeypatch, cr
     """Of large sets buckets are drawn, and a resample may hold no crack at all, or nothing else."""
     monkeypatch.setattr(intervals, "EXACT_IMAGES", 10)
     is_crack_N = np.arange(400) < cracks
-    score_N = np.random.default_rng(0).normal(size=400) + 3 * is_crack_N
+    score_N = np.random.default_rng(0).normal(size=400)
     bands = intervals.bands(score_N, is_crack_N, np.arange(400), resamples=200)
     for curve_3G in (bands.recall_3G, bands.precision_3G):
         assert np.isfinite(curve_3G).all()
-    assert (bands.precision_3G[2] < 1).any()  # without normals it would be 1 everywhere
+    assert bands.precision_3G[2, -1] < 1  # to find all cracks of noise: it would be 1 without anything else
