@@ -54,9 +54,12 @@ def test_a_source_that_is_missing_is_an_error(model):
         planning.estimate(str(model), ["/no/such/folder"])
 
 
-@pytest.mark.parametrize(("tiling", "workers"), [("resize", 2), ("native", 8)])
-def test_the_workers_of_a_machine_with_gpus_are_those_that_share_them(monkeypatch, tiling, workers):
+@pytest.mark.parametrize(
+    ("tiling", "memory", "workers"), [("resize", 80e9, 2), ("native", 80e9, 8), ("native", 2e9, 4), ("native", 1e8, 2)]
+)
+def test_the_workers_of_a_machine_with_gpus_are_those_that_share_them(monkeypatch, tiling, memory, workers):
     monkeypatch.setattr(session, "gpus", lambda: 2)
+    monkeypatch.setattr(session, "_gpu_bytes", lambda: int(memory))
     monkeypatch.setattr(session, "cpus", lambda: 16)
     monkeypatch.setattr(session, "_MOST_SHARERS", 4)
     assert planning._workers("cuda", tiling) == workers

@@ -23,7 +23,7 @@ from crackvae.model import artifact
 from crackvae.report import decisions, findings, page, repeats, review
 from crackvae.run import directory, finalize, shards
 from crackvae.run.shards import Work
-from crackvae.schema import PART
+from crackvae.schema import MANIFEST, PART
 from crackvae.statistics.discovery import benjamini_hochberg
 
 CRACKS, FILES = 60, 600
@@ -416,7 +416,7 @@ def test_an_image_joins_a_calibration_once_and_a_twin_of_it_never(decided, model
     run, path = decided
     scored = directory.open_run(str(run))
     sound, images = decisions.decide(scored.location, path).for_calibration()
-    twice = pa.concat_tables([images, images.slice(0, 1).set_column(0, "image_id", pa.array(["copy"]))])
+    twice = pa.concat_tables([images, images.slice(0, 1).set_column(0, MANIFEST.field("image_id"), pa.array(["copy"]))])
     base = artifact.load(str(model))
     made = calibrate.join(base, scored, sound, twice, str(tmp_path / "first"))
     assert len(made.calibrated.image_id) == len(base.calibrated.image_id) + images.num_rows
