@@ -211,6 +211,7 @@ def _finish(job: _Job, listing: pa.Table, record: Record) -> Night:
             pace = {"files": pace["files"] + files.num_rows, "seconds": pace["seconds"] + time.monotonic() - start}
         nights, fresh = [*nights, night], {**fresh, night: _fresh(outcome.run, files)}
     blocks = finalize.read_blocks(outcome.run) if outcome else []
+    runs = {storage.join(job.root, snapshot.NIGHTS, name): fresh.get(name) for name in nights}
     record = {
         **record,
         "tonight": record["tonight"] | _scored(outcome),
@@ -218,9 +219,7 @@ def _finish(job: _Job, listing: pa.Table, record: Record) -> Night:
         "pace": pace,
         "nights": nights,
         "fresh": fresh,
-        "drift": charts.follow({storage.join(job.root, snapshot.NIGHTS, name): fresh.get(name) for name in nights})
-        if outcome
-        else {},
+        "drift": charts.follow(runs) if outcome else {},
     }
     snapshot.finish(job.root, record)
     if here.ray_runs():

@@ -114,11 +114,12 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
         "sources": [[storage.to_uri(manifest_location), _table_hash(manifest_location)]],
     }
 
+    loaded = artifact.load(model)
+
     @contextmanager
     def plan() -> Iterator[Iterator[pa.Table]]:
         table = manifest.read(manifest_location)
-        trained_on = artifact.load(model).provenance.get("data")
-        if Split.TRAIN in table["split"].to_pylist() and trained_on != claim.data(table):
+        if Split.TRAIN in table["split"].to_pylist() and loaded.provenance.get("data") != claim.data(table):
             log.warning(
                 "%s was not trained on the training images of %s: whether it has seen what is tested is not known",
                 model, manifest_location,
@@ -133,7 +134,7 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
         sets = [str(_SET_OF[Split(name)]) for name in table["split"].to_pylist()]
         yield iter([table.append_column("set", pa.array(sets, pa.string()))])
 
-    return _job(model, out, facts, plan, device)
+    return _job(model, out, facts, plan, device, loaded=loaded)
 
 
 def night(
