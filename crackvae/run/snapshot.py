@@ -82,7 +82,7 @@ def compare(listing: pa.Table, before: pa.Table) -> pa.Table:
     Returns:
         Columns of `schema.LISTING`.
     """
-    at_L = pc.index_in(listing["uri"], before["uri"])
+    at_L = _places(listing["uri"], before["uri"])
     was = before.select([*_LISTED, "status"]).take(at_L)
     same_L = pc.coalesce(
         pc.equal(listing["content_hash"], was["content_hash"]),
@@ -108,7 +108,7 @@ def presence(listing: pa.Table, before: pa.Table) -> tuple[pa.ChunkedArray, pa.C
 
     One below a folder that cannot be listed tonight counts as it did before.
     """
-    at_K = pc.index_in(before["uri"], listing["uri"])
+    at_K = _places(before["uri"], listing["uri"])
     present_K = pc.is_valid(at_K)
     for folder in listing.filter(pc.ends_with(listing["uri"], "/"))["uri"].to_pylist():
         present_K = pc.or_(present_K, pc.and_(before["present"], pc.starts_with(before["uri"], folder)))
@@ -135,9 +135,9 @@ def differences(listing: pa.Table, before: pa.Table) -> dict[str, int]:
 
 def knows_more(listing: pa.Table, before: pa.Table) -> bool:
     """Whether a listing has hashes of known photographs that the snapshot lacks."""
-    was = before["content_hash"].take(pc.index_in(listing["uri"], before["uri"]))
-    is_known = pc.is_in(listing["uri"], before["uri"])
-    return bool(pc.any(pc.and_(is_known, pc.and_(pc.is_valid(listing["content_hash"]), pc.is_null(was)))).as_py())
+    at_L = _places(listing["uri"], before["uri"])
+    learnt_L = pc.and_(pc.is_valid(listing["content_hash"]), pc.is_null(before["content_hash"].take(at_L)))
+    return bool(pc.any(pc.and_(pc.is_valid(at_L), learnt_L)).as_py())
 
 
 def begin(root: str, listing: pa.Table, record: Record) -> None:
@@ -167,7 +167,7 @@ def write(root: str, night: str, listing: pa.Table, before: Record | None, resul
         night: Whose snapshot it is.
         listing: From `compare`.
         before: Record of the snapshot that it goes on from.
-        results: Of the night's run, as `finalize.read_blocks` yields them.
+        results: Of the night's run, as `finalize.read_blocks` yields them: in the order of the files to score.
 
     Returns:
         For the record: how many photographs there are, present, flagged as crack, and by status.
@@ -207,8 +207,9 @@ def _rows(
             for batch in pq.ParquetFile(stream).iter_batches(_BLOCK):
                 rows = slice(start, start := start + batch.num_rows)
                 yield _carried(pa.table(batch), known_again.take(at_K[rows]), present_K[rows], night)
+    scored = to_score(listing).select(_LISTED)
     for block in results:
-        listed = listing.select(_LISTED).take(pc.index_in(block["uri"], listing["uri"]))
+        listed, scored = scored.slice(0, block.num_rows), scored.slice(block.num_rows)
         ours = {"night": pa.repeat(night, block.num_rows), "present": pa.repeat(True, block.num_rows)}
         columns = {name: block[name] for name in RESULTS.names} | {name: listed[name] for name in _LISTED} | ours
         yield pa.table(columns | {"missing_since": pa.nulls(block.num_rows, pa.string())}, SNAPSHOT)
@@ -234,6 +235,11 @@ def _in_blocks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             held = held.slice(_BLOCK)
     if held.num_rows:
         yield held.combine_chunks()
+
+
+def _places(values: pa.ChunkedArray, among: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Where each value is first; Arrow's plain strings end at 2 GiB in all, which ten million long URIs exceed."""
+    return pc.index_in(values.cast(pa.large_string()), among.cast(pa.large_string()))
 
 
 def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
