@@ -190,7 +190,7 @@ def score(model: str, sources: Sequence[str], out: str, *, structures: str | Non
     table = by_structure.read(structures) if structures else None  # now: not after hours of scoring
     outcome = scoring.score(model, sources, out, **options)
     if table is not None:
-        aggregates = by_structure.aggregate(finalize.read_blocks(outcome.run), table)
+        aggregates = by_structure.aggregate(finalize.read_blocks(outcome.run, columns=by_structure.COLUMNS), table)
         aggregates.write_csv(storage.join(outcome.run, directory.STRUCTURES))
         print(aggregates.text(), end="\n\n")
     return _show(outcome, model, table)

@@ -24,6 +24,9 @@ import pyarrow as pa
 from machine import described
 
 from crackvae.dataset import manifest
+from crackvae.model import artifact
+from crackvae.report import page as report
+from crackvae.report import pictures
 from crackvae.report.tables import markdown
 from crackvae.run import directory, finalize, judge, shards
 from crackvae.run.shards import Work
@@ -34,7 +37,10 @@ MOST_FILES = 10**6  # that are made on the disk
 MISSING = 100  # each so manieth shard is left to score
 _BLOCK = 2**16
 _NORMALS = 1500  # calibration images
-_FACTS = {"model": "none", "scoring": {"score": "mse", "alpha": 0.05, "max_failed_fraction": 0.05}}
+_FACTS = {
+    "model": artifact.load(artifact.PRETRAINED).fingerprint,
+    "scoring": {"score": "mse", "alpha": 0.05, "max_failed_fraction": 0.05},
+}
 
 
 def rows(count: int) -> Iterator[pa.Table]:
@@ -42,7 +48,7 @@ def rows(count: int) -> Iterator[pa.Table]:
     for start in range(0, count, _BLOCK):
         number_N = range(start, min(start + _BLOCK, count))
         name = [f"bridge-{n // 100_000:03d}/span-{n // 1000:05d}/DJI_{n:08d}.JPG" for n in number_N]
-        columns = {"image_id": name, "uri": [f"s3://surveys/2026/{one}" for one in name]}
+        columns = {"image_id": name, "uri": [f"file:///surveys/2026/{one}" for one in name]}
         columns |= {"size": pa.repeat(10_000, len(name))}
         unknown = {field.name: pa.nulls(len(name), field.type) for field in MANIFEST}
         yield pa.table(unknown | columns).cast(MANIFEST)
@@ -110,6 +116,12 @@ def threshold(work: Path, count: int) -> None:
     finalize.finalize(run)
 
 
+def draw(work: Path, count: int) -> None:
+    """Page and pictures, of images that cannot be read: the same few whatever the survey."""
+    report.write(str(work / "run"))
+    pictures.draw(str(work / "run"))
+
+
 STEPS: dict[str, Callable[[Path, int], None]] = {
     "index a local folder": index_files,
     "index a table": index,
@@ -119,6 +131,7 @@ STEPS: dict[str, Callable[[Path, int], None]] = {
     "resume": resume,
     "finalize with CSV": finish,
     "new threshold": threshold,
+    "page and pictures": draw,
 }
 
 

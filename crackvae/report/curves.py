@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
@@ -32,16 +31,17 @@ _COLOURS = {Label.NORMAL: BLUE, Label.CRACK: VERMILLION, None: GRAY}
 _MEANING = {"mse": "mean squared error of the reconstruction", "lines": "evidence for dark lines in the worst tile"}
 
 
-def scores(scored: pa.Table, threshold: Mapping[str, Any], size: Size = (9, 4.6)) -> Figure:
+def scores(scored: pd.DataFrame, threshold: Mapping[str, Any], size: Size = (9, 4.6), one_in: int = 1) -> Figure:
     """Histogram of the scores by label, with the threshold.
 
     Args:
         scored: Rows of the results that have a score.
         threshold: As in metrics.json.
         size: Of the figure in inches.
+        one_in: How many there are for one of the rows.
     """
-    score_N = scored["score"].to_numpy().astype(np.float64)
-    label_N = np.asarray(scored["label"].to_pylist(), object)
+    score_N = scored["score"].to_numpy(np.float64)
+    label_N = scored["label"].astype(object).where(scored["label"].notna(), None).to_numpy()
     value, alpha = threshold["value"], threshold["alpha"]
     # Logarithmic bins show every score: the cracks' are spread over many times the normals' range.
     score_N = score_N.clip(min=max(value, 1e-9) / 1000)
@@ -69,7 +69,8 @@ def scores(scored: pa.Table, threshold: Mapping[str, Any], size: Size = (9, 4.6)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set(
-        xscale="log", xlim=(edges[0], edges[-1]), ylabel="images per bin",
+        xscale="log", xlim=(edges[0], edges[-1]),
+        ylabel=f"images per bin, of one in {one_in} at random" if one_in > 1 else "images per bin",
         xlabel=f"score: {_MEANING[threshold['score']]} (logarithmic)",
     )  # fmt: skip
     _label_plainly(axes.xaxis, (1, 2, 5))
@@ -78,7 +79,7 @@ def scores(scored: pa.Table, threshold: Mapping[str, Any], size: Size = (9, 4.6)
     return figure
 
 
-def roc(scored: pa.Table, metrics: Mapping[str, Any]) -> Figure:
+def roc(scored: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure:
     """ROC of each set that holds both labels, of the score and of the baselines.
 
     Args:
@@ -87,7 +88,7 @@ def roc(scored: pa.Table, metrics: Mapping[str, Any]) -> Figure:
     """
     figure = Figure(figsize=(11.5, 6), layout="constrained")
     whole, zoom = figure.subplots(1, 2)
-    labelled = scored.to_pandas().dropna(subset="label")
+    labelled = scored.dropna(subset="label")
     if "p_value_is_bound" in labelled:  # of photographs; such scores are in no metric
         labelled = labelled[~labelled["p_value_is_bound"].astype(bool)]
     smallest, points = 1.0, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -75,14 +76,23 @@ def listed(results: pd.DataFrame) -> pd.DataFrame:
     return held[is_audit | ((~is_audit).cumsum() <= MOST_ROWS - is_audit.sum())][:MOST_ROWS]
 
 
-def left_out(results: pd.DataFrame, held: pd.DataFrame) -> list[str]:
-    """What the list does not hold, in words."""
-    texts = []
-    for text, rows in _kinds(results).items():
-        missing = len(rows) - len(_kinds(held)[text])
-        if missing:
-            texts.append(f"{missing:,} of {len(rows):,} {text}")
-    return texts
+def candidates(results: pd.DataFrame, threshold: float) -> pd.Index[int]:
+    """Those that the list or a gallery may hold, whatever other results there are."""
+    shown = [listed(results)]
+    for labelled in (False, True):
+        shown += [gallery.rows for gallery in galleries(results, threshold, labelled=labelled)]
+    return pd.concat(shown).index.unique()
+
+
+def left_out(total: Mapping[str, int], held: pd.DataFrame) -> list[str]:
+    """What the list does not hold, in words; total is of `counts`."""
+    found = counts(held)
+    return [f"{n - found[kind]:,} of {n:,} {kind}" for kind, n in total.items() if n > found[kind]]
+
+
+def counts(rows: pd.DataFrame) -> Counter[str]:
+    """How many of them are of each kind."""
+    return Counter({kind: len(some) for kind, some in _kinds(rows).items()})
 
 
 def _kinds(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -90,14 +100,14 @@ def _kinds(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"not scored": rows[is_failed], "flagged": rows[is_crack], "not flagged": rows[~is_failed & ~is_crack]}
 
 
-def galleries(results: pd.DataFrame, threshold: float) -> list[Gallery]:
+def galleries(results: pd.DataFrame, threshold: float, *, labelled: bool) -> list[Gallery]:
     """The most anomalous; then right and wrong decisions, or where nothing is labelled what is near the threshold."""
     flagged = _kinds(results)["flagged"].sort_values(["p_value", "score"], ascending=[True, False], kind="stable")
     made = [Gallery(MOST_ANOMALOUS, "smallest p-value first, then highest score", flagged[:_TOP])]
     undecided = results[results["score"].notna() & results["prediction"].isna()]
     undecided = undecided.sort_values("score", ascending=False, kind="stable")
     made.append(Gallery("Undecided", "scored, but nothing can be said of them; highest score first", undecided[:_TOP]))
-    if results["label"].notna().any():
+    if labelled:
         groups = {
             title: (note, results[(results["label"] == label) & (results["prediction"] == prediction)])
             for title, (note, label, prediction) in _LABELLED.items()

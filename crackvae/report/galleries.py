@@ -6,9 +6,9 @@ to SCALE times the threshold, which is the largest mean of that error over a til
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from crackvae.dataset.decoder import Decoder
 from crackvae.model.artifact import Artifact
 from crackvae.model.scorer import TileScorer
+from crackvae.report.excerpt import Excerpt
 from crackvae.report.overlay import SCALE
 from crackvae.schema import Label, Status
 
@@ -48,35 +49,52 @@ class _Cell(NamedTuple):
     """The network's input and output in [-1, 1]; None where the image can no longer be read."""
 
 
-def draw(scored: pa.Table, model: Artifact, threshold: float) -> dict[str, Figure]:
+def candidates(scored: pd.DataFrame) -> pd.Index[int]:
+    """Those that a gallery may hold, whatever others there are."""
+    return pd.concat([rows[:_MOST] for rows in _members(scored).values()]).index
+
+
+def draw(
+    excerpt: Excerpt, kinds: Mapping[tuple[Any, Any], int], model: Artifact, threshold: float
+) -> dict[str, Figure]:
     """Draws the four galleries of what is labelled, findings of what is not, reconstructions.
 
     Args:
-        scored: Rows of the results that have a score, at least one.
+        excerpt: Of the rows that have a score, at least one; by `candidates`.
+        kinds: How many there are by label and prediction.
         model: What scored them.
         threshold: A score above it is a crack.
 
     Returns:
         By name. An image that can no longer be read has a cell that says so.
     """
-    results = scored.to_pandas().sort_values("score", ascending=False, kind="stable")  # its index is the row
-    is_labelled = results["label"].notna()
-    members = {}
-    if is_labelled.any():
-        for name, (_, label, prediction) in _GALLERIES.items():
-            members[name] = results[(results["label"] == label) & (results["prediction"] == prediction)]
-        members["false_negatives"] = members["false_negatives"].sort_values("score", kind="stable")
-    if not is_labelled.all():
-        members["findings"] = results[~is_labelled]
-    kind, column = ("Labelled", "label") if is_labelled.any() else ("Called", "prediction")
-    examples = [_at_percentiles(results[results[column] == label]) for label in Label]
-    cells = _cells(scored, pd.concat([*(rows[:_MOST] for rows in members.values()), *examples]).index.unique(), model)
+    unlabelled = sum(n for (label, _), n in kinds.items() if label is None)
+    is_labelled = unlabelled < sum(kinds.values())
+    totals = {name: kinds.get((label, prediction), 0) for name, (_, label, prediction) in _GALLERIES.items()}
+    totals = totals if is_labelled else {}
+    totals |= {"findings": unlabelled} if unlabelled else {}
+    members = {name: rows[:_MOST] for name, rows in _members(excerpt.chosen).items() if name in totals}
+    kind, column = ("Labelled", "label") if is_labelled else ("Called", "prediction")
+    examples = [_at_percentiles(excerpt.sample[excerpt.sample[column] == label]) for label in Label]
+    shown = pd.concat([*members.values(), *examples])
+    cells = _cells(shown[~shown.index.duplicated()].sort_index(), model)
     figures = {
-        name: _gallery(name, len(rows), [cells[row] for row in rows.index[:_MOST]], threshold)
+        name: _gallery(name, totals[name], [cells[row] for row in rows.index], threshold)
         for name, rows in members.items()
     }
-    shown = [[cells[row] for row in rows.index] for rows in examples]
-    return figures | {"reconstructions": _reconstructions(shown, kind, threshold)}
+    columns = [[cells[row] for row in rows.index] for rows in examples]
+    return figures | {"reconstructions": _reconstructions(columns, kind, threshold)}
+
+
+def _members(scored: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each gallery, in its order."""
+    results = scored.sort_values("score", ascending=False, kind="stable")
+    members = {
+        name: results[(results["label"] == label) & (results["prediction"] == prediction)]
+        for name, (_, label, prediction) in _GALLERIES.items()
+    }
+    members["false_negatives"] = members["false_negatives"].sort_values("score", kind="stable")
+    return members | {"findings": results[results["label"].isna()]}
 
 
 def _at_percentiles(rows: pd.DataFrame) -> pd.DataFrame:
@@ -85,20 +103,18 @@ def _at_percentiles(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values("score", kind="stable").iloc[np.unique(place)[: len(rows)]]
 
 
-def _cells(scored: pa.Table, rows: pd.Index[int], model: Artifact) -> dict[int, _Cell]:
-    """Reads and reconstructs each image once, in manifest order, which is quick in an archive."""
-    rows = rows.sort_values()
-    shown = scored.take(pa.array(rows))
+def _cells(rows: pd.DataFrame, model: Artifact) -> dict[int, _Cell]:
+    """Reads and reconstructs images, in manifest order, which is quick in an archive."""
+    files = pa.table({name: pa.array(rows[name]) for name in ("image_id", "uri")})
     with Decoder(model.config.image) as decoder:
-        tile_NSS, read = decoder.read(shown)
+        tile_NSS, read = decoder.read(files)
     x_NSS = tile_NSS.astype(np.float32) / 127.5 - 1
     x_hat_NSS = TileScorer(model, "cpu", "fp32").reconstruct(tile_NSS)
     cells = {}
-    for index, (row, status) in enumerate(zip(shown.to_pylist(), read["status"].to_pylist(), strict=True)):
-        view = (x_NSS[index], x_hat_NSS[index]) if status == Status.OK else None
-        cells[rows[index]] = _Cell(
-            f"{_short(row['image_id'])}\nscore {row['score']:.4f}, p {row['p_value']:#.2g}", view
-        )
+    records = zip(rows.index, rows.to_dict("records"), read["status"].to_pylist(), strict=True)
+    for place, (index, row, status) in enumerate(records):
+        view = (x_NSS[place], x_hat_NSS[place]) if status == Status.OK else None
+        cells[index] = _Cell(f"{_short(row['image_id'])}\nscore {row['score']:.4f}, p {row['p_value']:#.2g}", view)
     return cells
 
 

@@ -6,7 +6,7 @@ The colors of a map value are the same in every picture of a model: they depend 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -42,7 +42,7 @@ def draw(
     photo: Image.Image,
     map_HW: NDArray[np.float32],
     limit: float,
-    boxes: Iterable[tuple[int, int, int, int]],
+    boxes: Iterable[Sequence[int]],
     *,
     title: str,
     score: float | None,

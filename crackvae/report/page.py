@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jinja2
@@ -20,7 +22,9 @@ from markupsafe import Markup
 from crackvae import storage
 from crackvae.errors import RefusedError
 from crackvae.model.artifact import Artifact
+from crackvae.report import excerpt as excerpts
 from crackvae.report import findings, pictures, plots, positions, review, structures, tables, views
+from crackvae.report.excerpt import Excerpt
 from crackvae.report.findings import Gallery, Regions
 from crackvae.report.review import Review
 from crackvae.report.views import Triptych
@@ -56,8 +60,6 @@ class Shown(NamedTuple):
 def write(location: str, *, model: str | None = None, shows: Shown | None = None) -> str:
     """Writes the page of a run into its directory.
 
-    The results are held in memory, as by `compare`.
-
     Args:
         location: A finished run.
         model: The model artifact that scored it; None looks where it lay then. Without one the page has no
@@ -79,17 +81,16 @@ def write(location: str, *, model: str | None = None, shows: Shown | None = None
     scored_by = pictures.model_of(run, model)
     metrics = summary.read(location)
     threshold = metrics["threshold"]["value"]
-    table = finalize.read_results(location, _COLUMNS)
     reviewed = review.read(run)
-    results = _marked(table.to_pandas(), reviewed)
-    once = results[results["review"] != str(ReviewPart.REPEAT)]
-    held, shown = findings.listed(once), findings.galleries(once, threshold)
+    excerpt, kinds, total = _read(location, reviewed, threshold)
+    labelled = total["labelled"] > 0
+    held, shown = findings.listed(excerpt.chosen), findings.galleries(excerpt.chosen, threshold, labelled=labelled)
     names = pd.concat([held, *(gallery.rows for gallery in shown)])["image_id"].unique().tolist()
     regions = Regions(location, names)
     triptychs = findings.triptychs(shown, regions, scored_by, threshold)
     place_N2, _ = structures.assign(held["image_id"].tolist(), by)
     rows = findings.rows(held, place_N2, regions, with_positions=with_positions)
-    by_structure = structures.aggregate([table], by).table
+    by_structure = structures.aggregate(finalize.read_blocks(location, columns=structures.COLUMNS), by).table
     context: dict[str, Any] = {
         "name": storage.name(location),
         "metrics": metrics,
@@ -100,15 +101,16 @@ def write(location: str, *, model: str | None = None, shows: Shown | None = None
         "scale": scored_by and views.scale(scored_by, threshold),
         "most_anomalous": findings.MOST_ANOMALOUS,
         "galleries": [(gallery, _cards(gallery, triptychs, regions)) for gallery in shown],
-        "left_out": findings.left_out(once, held),
+        "left_out": findings.left_out(kinds, held),
         "reviewed": reviewed and reviewed.lines(),
-        "labelled": bool(results["label"].notna().any()),
+        "labelled": labelled,
+        "sampled": len(excerpt.sample) if excerpt.one_in > 1 else 0,
         "structures": by_structure.slice(0, _MOST_STRUCTURES).to_pylist(),
         "more_structures": max(0, len(by_structure) - _MOST_STRUCTURES),
         "by_folder": by is None,
         "with_positions": with_positions,
-        "map": positions.draw(results) if with_positions else (Markup(), 0, 0),
-        "plots": plots.draw(results, metrics, scored_by),
+        "map": (*positions.draw(excerpt.all()), total["placed"]) if with_positions else (Markup(), 0, 0),
+        "plots": plots.draw(excerpt, metrics, scored_by),
         "expected": _expected(metrics),
         "tables": [tables.set_table(metrics, name) for name in tables.reported_sets(metrics)],
         "decisions": tables.decisions_table(metrics) if metrics["sets"] else None,
@@ -147,6 +149,20 @@ def _keep(run: Run, shows: Shown) -> None:
     storage.write_bytes(path, json.dumps(content, indent=1).encode())
 
 
+def _read(location: str, reviewed: Review | None, threshold: float) -> tuple[Excerpt, Counter[str], Counter[str]]:
+    """What is shown one by one and drawn; how many rows there are by kind, labelled, and with a position."""
+    kinds, total = Counter[str](), Counter[str]()
+
+    def blocks() -> Iterator[pd.DataFrame]:
+        for block in finalize.read_blocks(location, columns=_COLUMNS):
+            rows = _marked(block.to_pandas(), reviewed)
+            kinds.update(findings.counts(_once(rows)))
+            total.update(labelled=int(rows["label"].count()), placed=len(positions.placed(rows)))
+            yield rows
+
+    return excerpts.take(blocks(), lambda rows: findings.candidates(_once(rows), threshold)), kinds, total
+
+
 def _marked(results: pd.DataFrame, reviewed: Review | None) -> pd.DataFrame:
     """With the part of the review that an image is of, if any, and how many of its repeats are not shown."""
     if reviewed is None:
@@ -154,6 +170,11 @@ def _marked(results: pd.DataFrame, reviewed: Review | None) -> pd.DataFrame:
     part, repeat_of = reviewed.rows.set_index("image_id")["part"], reviewed.rows["repeat_of"]
     name = results["image_id"]
     return results.assign(review=name.map(part).fillna(""), repeats=name.map(repeat_of.value_counts()).fillna(0))
+
+
+def _once(results: pd.DataFrame) -> pd.DataFrame:
+    """Without what the review shows under another image."""
+    return results[results["review"] != str(ReviewPart.REPEAT)]
 
 
 def _identity(run: Run, model: Artifact | None) -> dict[str, str]:

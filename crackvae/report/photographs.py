@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from crackvae.dataset.decoder import Decoder
@@ -23,6 +23,7 @@ from crackvae.model import backend
 from crackvae.model.artifact import Artifact
 from crackvae.model.photograph import PhotoScorer
 from crackvae.report import overlay
+from crackvae.report.findings import Regions
 from crackvae.terminal import log, progress
 
 WORST, OTHERS = 8, 4
@@ -34,29 +35,36 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME_LETTERS = 60
 
 
-def draw(scored: pa.Table, regions: pa.Table, model: Artifact, seed: int) -> Iterator[tuple[str, bytes]]:
+def highest(scored: pd.DataFrame) -> pd.Index[int]:
+    """Those that are drawn, whatever others there are."""
+    return scored["score"].sort_values(ascending=False, kind="stable").index[:WORST]
+
+
+def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator[tuple[str, bytes]]:
     """Draws photographs; one that can no longer be read is left out, and the log says so.
 
     Args:
-        scored: Rows of the results that have a score.
-        regions: Of the run.
+        run: Where it lies.
+        scored: Rows of its results that have a score, those of `highest` among them.
         model: What scored them.
         seed: Of the choice of the others.
 
     Yields:
         File name and JPEG.
     """
-    chosen = scored.take(pa.array(_chosen(scored["score"].to_numpy(), seed)))
+    rows = scored.loc[_chosen(scored, seed)]
+    files = pa.table({name: pa.array(rows[name]) for name in ("image_id", "uri")})
+    regions = Regions(run, rows["image_id"].tolist())
     scorer = PhotoScorer(model, "cpu", backend.resolve("cpu", "auto").precision)
     with (
         Decoder(model.config.image) as decoder,
         Reader() as reader,
         ThreadPoolExecutor(_THREADS) as pool,
-        progress("drawing", len(chosen), "images") as advance,
+        progress("drawing", len(rows), "images") as advance,
     ):
         lock = threading.Lock()
 
-        def picture(row: dict[str, Any], answer: tuple[dict[str, Any], list[Gray]]) -> bytes:
+        def picture(row: dict[Any, Any], answer: tuple[dict[str, Any], list[Gray]]) -> bytes:
             found, arrays = answer
             if not arrays:
                 raise OSError(found["message"])
@@ -64,9 +72,9 @@ def draw(scored: pa.Table, regions: pa.Table, model: Artifact, seed: int) -> Ite
                 data = reader.read(row["uri"], model.config.image.max_megabytes * 10**6)
             return _picture(data, row, arrays, regions, scorer, model)
 
-        rows = chosen.to_pylist()
-        drawn = _ahead(pool, picture, zip(rows, decoder.photographs(chosen), strict=True))
-        for rank, (row, future) in enumerate(zip(rows, drawn, strict=True), 1):
+        records = rows.to_dict("records")
+        drawn = _ahead(pool, picture, zip(records, decoder.photographs(files), strict=True))
+        for rank, (row, future) in enumerate(zip(records, drawn, strict=True), 1):
             try:
                 yield _name(rank, row["image_id"]), future.result()
             except Exception as error:  # a picture less is no reason to end a job that has scored everything
@@ -87,13 +95,11 @@ def _ahead(
 
 
 def _picture(
-    data: bytes, row: dict[str, Any], arrays: list[Gray], regions: pa.Table, scorer: PhotoScorer, model: Artifact
+    data: bytes, row: dict[Any, Any], arrays: list[Gray], regions: Regions, scorer: PhotoScorer, model: Artifact
 ) -> bytes:
     assert model.photographs is not None
     pitch = row["mm_per_pixel"]
-    ground = Ground(pitch, row["mm_per_pixel_error"]) if pitch else None
-    own = regions.filter(pc.equal(regions["image_id"], row["image_id"])).select(["x", "y", "width", "height"])
-    boxes = [tuple(box.values()) for box in own.to_pylist()]
+    ground = None if pd.isna(pitch) else Ground(pitch, row["mm_per_pixel_error"])
     with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
         if sorted(photo.size) != sorted(arrays[0].shape):
             raise OSError("changed since it was scored")
@@ -102,7 +108,7 @@ def _picture(
             photo,
             map_HW,
             model.photographs.map_limit,
-            boxes,
+            regions.boxes(row["image_id"]),
             title=row["image_id"],
             score=row["score"],
             p_value=row["p_value"],
@@ -111,11 +117,11 @@ def _picture(
         )
 
 
-def _chosen(score_N: np.ndarray, seed: int) -> np.ndarray:
+def _chosen(scored: pd.DataFrame, seed: int) -> pd.Index[int]:
     """Rows: the highest scores first, then others at random."""
-    order_N = np.argsort(-score_N, kind="stable")
-    others_N = np.random.default_rng(seed).permutation(order_N[WORST:])[:OTHERS]
-    return np.concatenate([order_N[:WORST], others_N])
+    first = highest(scored)
+    others_N = np.random.default_rng(seed).permutation(scored.index.drop(first))[:OTHERS]
+    return first.append(pd.Index(others_N))
 
 
 def _name(rank: int, image_id: str) -> str:

@@ -15,15 +15,20 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pyarrow.compute as pc
 
 from crackvae import storage
 from crackvae.errors import ArtifactError, InputError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact
+from crackvae.report import excerpt as excerpts
 from crackvae.report import tables
+from crackvae.report.excerpt import Excerpt
 from crackvae.run import directory, finalize, summary
 from crackvae.run.directory import Run
 from crackvae.schema import BASELINES
@@ -90,29 +95,41 @@ def draw(run_location: str, model_location: str | None = None) -> list[str]:
     from crackvae.report import curves, galleries, photographs
 
     metrics = summary.read(run_location)
-    results = finalize.read_results(run_location, _COLUMNS + (_OF_PHOTOGRAPHS if model.photographs else []))
-    scored = results.filter(pc.is_valid(results["score"]))
+    excerpt, kinds = read(run_location, model)
     with mpl.rc_context(STYLE):
         figures = {}
-        if scored.num_rows:
-            figures["scores"] = curves.scores(scored, metrics["threshold"])
+        if kinds:
+            figures["scores"] = curves.scores(excerpt.sample, metrics["threshold"], one_in=excerpt.one_in)
             if model.photographs is None:
-                figures |= galleries.draw(scored, model, metrics["threshold"]["value"])
+                figures |= galleries.draw(excerpt, kinds, model, metrics["threshold"]["value"])
         sets = [metrics["sets"][name] for name in tables.reported_sets(metrics)]
         if any(card["roc_auc"]["value"] is not None for card in sets):
-            figures["roc"] = curves.roc(scored, metrics)
+            figures["roc"] = curves.roc(excerpt.sample, metrics)
         figures["training"] = curves.training(model.history)
         images = {f"{name}.png": _png(figure) for name, figure in figures.items()}
-    if model.photographs is not None and scored.num_rows:
-        regions = finalize.read_table(
-            run_location, finalize.REGIONS_DIRECTORY, ["image_id", "x", "y", "width", "height"]
-        )
-        drawn = photographs.draw(scored, regions, model, seed=int(run.identity[:8], 16))
+    if model.photographs is not None and kinds:
+        drawn = photographs.draw(run_location, excerpt.all(), model, seed=int(run.identity[:8], 16))
         images = {f"photographs/{name}": data for name, data in drawn} | images
     folder = run.path(directory.FIGURES)
     for name, data in images.items():
         storage.write_bytes(storage.join(folder, name), data)
     return [storage.join(folder, name) for name in images]
+
+
+def read(run_location: str, model: Artifact) -> tuple[Excerpt, Counter[tuple[Any, Any]]]:
+    """Of the rows that have a score, what is drawn; and how many there are by label and prediction."""
+    from crackvae.report import galleries, photographs
+
+    columns = _COLUMNS + (_OF_PHOTOGRAPHS if model.photographs else [])
+    kinds: Counter[tuple[Any, Any]] = Counter()
+
+    def scored() -> Iterator[pd.DataFrame]:
+        for block in finalize.read_blocks(run_location, columns=columns):
+            rows = block.filter(pc.is_valid(block["score"]))
+            kinds.update(zip(rows["label"].to_pylist(), rows["prediction"].to_pylist(), strict=True))
+            yield rows.to_pandas()
+
+    return excerpts.take(scored(), photographs.highest if model.photographs else galleries.candidates), kinds
 
 
 def _png(figure: Figure) -> bytes:

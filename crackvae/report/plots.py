@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
-import pyarrow as pa
 from matplotlib.figure import Figure
 
 from crackvae.model.artifact import Artifact
 from crackvae.report import curves, pictures, tables
+from crackvae.report.excerpt import Excerpt
 from crackvae.schema import EvaluationSet, Label
 from crackvae.statistics import intervals
 
@@ -34,20 +34,19 @@ class Plot(NamedTuple):
     note: str
 
 
-def draw(results: pd.DataFrame, metrics: Mapping[str, Any], model: Artifact | None) -> dict[str, Plot]:
+def draw(excerpt: Excerpt, metrics: Mapping[str, Any], model: Artifact | None) -> dict[str, Plot]:
     """Every figure that the run has data for, by name."""
     with mpl.rc_context({**pictures.STYLE, "svg.hashsalt": "crackvae"}):
-        return {name: Plot(_uri(figure), alt, note) for name, figure, alt, note in _figures(results, metrics, model)}
+        return {name: Plot(_uri(figure), alt, note) for name, figure, alt, note in _figures(excerpt, metrics, model)}
 
 
 def _figures(
-    results: pd.DataFrame, metrics: Mapping[str, Any], model: Artifact | None
+    excerpt: Excerpt, metrics: Mapping[str, Any], model: Artifact | None
 ) -> Iterator[tuple[str, Figure, str, str]]:
-    scored, threshold = results[results["score"].notna()], metrics["threshold"]
+    scored, threshold = excerpt.sample[excerpt.sample["score"].notna()], metrics["threshold"]
     if len(scored):
-        table = pa.table({"score": pa.array(scored["score"]), "label": pa.array(scored["label"], pa.string())})
         alt = f"Histogram of {len(scored):,} scores by label, with the threshold at {threshold['value']:.4g}"
-        yield "scores", curves.scores(table, threshold, _SIZE), alt, ""
+        yield "scores", curves.scores(scored, threshold, _SIZE, excerpt.one_in), alt, ""
     shown = {}
     comparable = scored[scored["label"].notna() & ~scored["p_value_is_bound"].fillna(False).astype(bool)]
     for name in tables.reported_sets(metrics):

@@ -24,23 +24,27 @@ _SHAPES = {
 }
 
 
-def draw(photographs: pd.DataFrame) -> tuple[Markup, int, int]:
+def placed(photographs: pd.DataFrame) -> pd.DataFrame:
+    """Those whose position is known."""
+    return photographs[(photographs["latitude"].abs() <= 90) & (photographs["longitude"].abs() <= 180)]
+
+
+def draw(photographs: pd.DataFrame) -> tuple[Markup, int]:
     """Draws positions, flagged ones last and so on top.
 
     Args:
         photographs: Columns image_id, latitude, longitude and prediction.
 
     Returns:
-        An SVG element, empty where none has a position; how many are drawn, and how many have one.
+        An SVG element, empty where none has a position; and how many are drawn.
     """
-    is_right = (photographs["latitude"].abs() <= 90) & (photographs["longitude"].abs() <= 180)
-    placed = photographs[is_right].assign(prediction=lambda rows: rows["prediction"].fillna(""))
-    is_crack = placed["prediction"] == str(Label.CRACK)
-    flagged, others = placed[is_crack][:MOST_POINTS], placed[~is_crack]
+    rows = placed(photographs).assign(prediction=lambda rows: rows["prediction"].fillna(""))
+    is_crack = rows["prediction"] == str(Label.CRACK)
+    flagged, others = rows[is_crack][:MOST_POINTS], rows[~is_crack]
     others = others.iloc[:: max(1, -(-len(others) // max(1, MOST_POINTS - len(flagged))))]
     shown = pd.concat([others[: MOST_POINTS - len(flagged)], flagged])
     if shown.empty:
-        return Markup(), 0, 0
+        return Markup(), 0
     latitude, first = shown["latitude"].median(), shown["longitude"].iloc[0]
     from_first_N = (shown["longitude"] - first + 180) % 360 - 180  # also across the antimeridian
     east_N = from_first_N - from_first_N.median()
@@ -60,7 +64,7 @@ def draw(photographs: pd.DataFrame) -> tuple[Markup, int, int]:
         )
     label = f"{len(shown):,} positions, {len(flagged):,} of them flagged; north is up"
     opening = f'<svg class="map" role="img" aria-label="{label}" viewBox="0 0 {_SIDE:.0f} {height:.0f}">'
-    return Markup(opening + "".join(points) + _bar(span, scale, height) + "</svg>"), len(shown), len(placed)
+    return Markup(opening + "".join(points) + _bar(span, scale, height) + "</svg>"), len(shown)
 
 
 def _bar(span: float, scale: float, height: float) -> str:

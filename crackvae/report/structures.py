@@ -44,8 +44,10 @@ AGGREGATES = pa.schema(
 )
 """One row per structure and element."""
 
+COLUMNS = ["image_id", "status", "score", "p_value", "prediction", "judged_fraction"]
+"""Of `schema.RESULTS`, what is added up."""
+
 _GLOB = glob.GLOBSTAR | glob.DOTGLOB | glob.CASE | glob.FORCEUNIX
-_COLUMNS = ["image_id", "status", "score", "p_value", "prediction", "judged_fraction"]
 _PLACE = ["structure", "element"]
 _NOWHERE = pd.DataFrame({"structure": [UNMATCHED], "element": [""]})
 _COUNTS = ["photographs", "judged", "cannot_judge", "failed", "flagged"]
@@ -121,13 +123,17 @@ def aggregate(results: Iterable[pa.Table], structures: pa.Table | None) -> Aggre
     a structure without any photograph is a row as well.
 
     Args:
-        results: Blocks of rows of `schema.RESULTS`; six columns of all are held in memory.
+        results: Blocks of rows of results, at least `COLUMNS`; one is held in memory at a time.
         structures: What `read` returns; None takes folders for structures.
     """
-    photographs = pd.concat([block.select(_COLUMNS).to_pandas() for block in results], ignore_index=True)
-    places, idle = assign(photographs["image_id"].tolist(), structures)
-    photographs[_PLACE] = places
-    total = _added_up(photographs)
+    total, idle = pd.DataFrame(), () if structures is None else tuple(structures["pattern"].to_pylist())
+    for block in results:
+        photographs = block.select(COLUMNS).to_pandas()
+        photographs[_PLACE], unused = assign(photographs["image_id"].tolist(), structures)
+        idle = tuple(pattern for pattern in idle if pattern in unused)
+        total = _added_up(pd.concat([total, _each(photographs)]))
+    total = total.set_index(_PLACE)
+    total["coverage"] /= total["photographs"]
     if structures is not None:
         known = structures.select(_PLACE).to_pandas()
         total = total.reindex(total.index.union(pd.MultiIndex.from_frame(known.drop_duplicates())))
@@ -166,13 +172,14 @@ def assign(image_ids: Sequence[str], structures: pa.Table | None) -> tuple[NDArr
     return pd.concat([structures.select(_PLACE).to_pandas(), _NOWHERE]).to_numpy(object)[pattern_N], idle
 
 
-def _added_up(photographs: pd.DataFrame) -> pd.DataFrame:
-    """One row for each place that a photograph is of."""
+def _each(photographs: pd.DataFrame) -> pd.DataFrame:
+    """What each adds to the row of its place."""
     judged = photographs["prediction"].notna()
     cannot_judge = ~judged & photographs["status"].isin([str(Status.OK), str(Status.CANNOT_JUDGE)])
     failed = ~judged & ~cannot_judge
     scored = photographs["score"].where(judged)
-    each = photographs.assign(
+    return photographs[_PLACE].assign(
+        photographs=1,
         judged=judged,
         cannot_judge=cannot_judge,
         failed=failed,
@@ -182,9 +189,13 @@ def _added_up(photographs: pd.DataFrame) -> pd.DataFrame:
         worst_image_id=photographs["image_id"].where(scored.notna()),
         smallest_p_value=photographs["p_value"].where(judged),
     )
-    places = each.sort_values("worst_score", ascending=False, kind="stable").groupby(_PLACE)
-    how = dict.fromkeys(_COUNTS[1:], "sum") | {"worst_score": "first", "worst_image_id": "first"}  # that is not null
-    return places.agg(how | {"smallest_p_value": "min", "coverage": "mean"}).assign(photographs=places.size())
+
+
+def _added_up(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each place; `coverage` is a sum."""
+    places = rows.sort_values("worst_score", ascending=False, kind="stable").groupby(_PLACE)
+    how = dict.fromkeys([*_COUNTS, "coverage"], "sum") | dict.fromkeys(["worst_score", "worst_image_id"], "first")
+    return places.agg(how | {"smallest_p_value": "min"}).reset_index()  # the first that is not null
 
 
 def _cells(structure: str, element: str, **row: float | str | None) -> list[str]:

@@ -293,6 +293,6 @@ def test_a_part_of_a_photograph_lies_in_it_and_holds_its_middle(length, middle, 
 @pytest.mark.parametrize("longitudes", [[179.9999, -179.9999], [-179.9999, 179.9999], [179.9999, -179.9999, 179.9998]])
 def test_a_map_across_the_antimeridian_is_as_large_as_what_it_shows(longitudes):
     frame = pd.DataFrame({"image_id": list("abc")[: len(longitudes)], "latitude": 10.0, "longitude": longitudes})
-    drawing, shown, _ = positions.draw(frame.assign(prediction="normal"))
+    drawing, shown = positions.draw(frame.assign(prediction="normal"))
     assert shown == len(longitudes)
     assert re.search(r">(5|10) m<", drawing)

@@ -111,8 +111,8 @@ def unlabelled_run(survey, model, tmp_path_factory):
 
 
 def drawn_galleries(run, model):
-    threshold = summary.read(run.location)["threshold"]["value"]
-    return galleries.draw(finalize.read_results(run.location), artifact.load(model), threshold)
+    threshold, loaded = summary.read(run.location)["threshold"]["value"], artifact.load(model)
+    return galleries.draw(*pictures.read(run.location, loaded), loaded, threshold)
 
 
 def texts(figure):
