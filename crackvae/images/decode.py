@@ -100,7 +100,7 @@ def decode(data: bytes, *, min_side: int, max_megapixels: float, color: bool = F
             pixels = _jpeg(data, image, color) if image.format in {"JPEG", "MPO"} else None
             gray_HW, chroma_hw2 = pixels or _any(image, color)
             metadata = early or read_metadata(image)  # after the pixels: those of a PNG may lie behind them
-            orientation = _orientation(image)  # after the pixels: loading a TIFF turns it upright
+            orientation = orientation_of(image)  # after the pixels: loading a TIFF turns it upright
     except ImageError:
         raise
     except Exception as error:  # hostile bytes raise nearly anything from a decoder
@@ -110,8 +110,8 @@ def decode(data: bytes, *, min_side: int, max_megapixels: float, color: bool = F
         if data[4:8] == _HEIF and isinstance(error, UnidentifiedImageError):
             reason = "HEIF that is damaged or not of HEVC; convert it to JPEG"
         raise ImageError(Status.UNDECODABLE, reason) from error
-    chroma_hw2 = None if chroma_hw2 is None else _upright(chroma_hw2, orientation)
-    return Decoded(_upright(gray_HW, orientation), chroma_hw2, metadata)
+    chroma_hw2 = None if chroma_hw2 is None else turned_upright(chroma_hw2, orientation)
+    return Decoded(turned_upright(gray_HW, orientation), chroma_hw2, metadata)
 
 
 def _check_size(size: tuple[int, int], min_side: int, max_megapixels: float) -> None:
@@ -122,7 +122,8 @@ def _check_size(size: tuple[int, int], min_side: int, max_megapixels: float) -> 
         raise ImageError(Status.TOO_LARGE, f"{width}x{height} pixels; over {max_megapixels:g} MP")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """How pixels lie that Pillow has loaded, 1..8 (CIPA DC-008, tag 0x0112)."""
     if image.format == "HEIF":
         return 1  # libheif has turned it, by a property of the file that EXIF only repeats
     try:
@@ -302,12 +303,12 @@ def _no_color(shape: tuple[int, ...]) -> Gray:
     return np.full((height, width, 2), 128, np.uint8)
 
 
-def _upright(gray_HW: Gray, orientation: int) -> Gray:
-    """Undoes the EXIF orientation 1..8 (CIPA DC-008, tag 0x0112)."""
+def turned_upright(pixel_HW: Gray, orientation: int) -> Gray:
+    """Undoes an orientation, also of pixel_HWC."""
     if orientation in {5, 6, 7, 8}:
-        gray_HW = gray_HW.swapaxes(0, 1)
+        pixel_HW = pixel_HW.swapaxes(0, 1)
     if orientation in {2, 3, 6, 7}:
-        gray_HW = gray_HW[:, ::-1]
+        pixel_HW = pixel_HW[:, ::-1]
     if orientation in {3, 4, 7, 8}:
-        gray_HW = gray_HW[::-1]
-    return np.ascontiguousarray(gray_HW)
+        pixel_HW = pixel_HW[::-1]
+    return np.ascontiguousarray(pixel_HW)

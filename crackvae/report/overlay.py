@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 
-from crackvae.images.decode import of_16_bits
+from crackvae.images.decode import of_16_bits, orientation_of, turned_upright
 
 CLEAR, FULL = 0.5, 1.5
 """Colors and opacity grow with the map from so many times the limit up to so many."""
@@ -100,30 +100,13 @@ def upright(photo: Image.Image, side: int) -> tuple[Image.Image, float]:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     photo.draft("RGB", size)  # a JPEG is decoded at a half, a quarter or an eighth
     photo.load()
-    orientation = _orientation(photo)  # after the pixels: loading a TIFF turns it upright
+    orientation = orientation_of(photo)  # after the pixels: loading a TIFF turns it upright
     if photo.mode.startswith("I"):
         photo = Image.fromarray(of_16_bits(photo))
     if photo.size[::-1] == (width, height) and width != height:  # so it was turned
         size = (size[1], size[0])
     picture = photo.convert("RGB").resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    turns = Image.Transpose
-    turn = {
-        2: turns.FLIP_LEFT_RIGHT,
-        3: turns.ROTATE_180,
-        4: turns.FLIP_TOP_BOTTOM,
-        5: turns.TRANSPOSE,
-        6: turns.ROTATE_270,
-        7: turns.TRANSVERSE,
-        8: turns.ROTATE_90,
-    }.get(orientation)
-    return picture if turn is None else picture.transpose(turn), scale
-
-
-def _orientation(photo: Image.Image) -> int:
-    try:
-        return int(photo.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged metadata does not make the pixels wrong
-        return 1
+    return Image.fromarray(turned_upright(np.asarray(picture), orientation)), scale
 
 
 def levels(map_HW: NDArray[np.float32], limit: float, size: tuple[int, int]) -> NDArray[np.uint8]:

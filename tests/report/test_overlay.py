@@ -123,6 +123,20 @@ def test_pixels_are_upright(orientation):
     assert np.abs(shown_HW3[..., 0] - upright_HW)[10:90, 10:-10].max() < 10
 
 
+def test_the_metadata_of_a_heif_turn_no_picture():
+    """A property of the file does; here it has none, and its XMP says otherwise, as `decode` is tested with."""
+    stored_HW = np.full((200, 300), 200, np.uint8)
+    stored_HW[:100, :150] = 40
+    file = io.BytesIO()
+    xmp = b"<tiff:Orientation>6 </tiff:Orientation>"
+    Image.fromarray(stored_HW).save(file, "HEIF", quality=-1, xmp=xmp)
+    data = file.getvalue().replace(b"irot", b"free")
+    assert decode(data, min_side=32, max_megapixels=1).gray_HW.shape == (200, 300)
+    with Image.open(io.BytesIO(data)) as image:
+        picture, _ = overlay.upright(image, 300)
+    assert np.abs(np.asarray(picture.convert("L")).astype(int) - stored_HW).max() < 10
+
+
 def test_a_box_lies_where_its_region_is_in_a_smaller_picture():
     opened = photo(3000, 2000)
     shown_HW3 = pixels(
