@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crackvae.run import summary
 from crackvae.schema import EvaluationSet, Label, Status
 from crackvae.statistics.metrics import METRICS
 from crackvae.terminal import printable
@@ -141,15 +142,7 @@ def drift_lines(drift: Mapping[str, Any]) -> list[str]:
     """A warning where the images are unlike those of the calibration, or too few for that to be known."""
     if not drift["tested"]:
         return ["too few images to compare with those of the calibration: whether its p-values hold here is not known"]
-    if not drift["drifted"]:
-        return []
-    limit = drift["size"] / len(drift["features"])
-    worst = sorted((f["p_value"], -f["statistic"], f"{f['direction']} {name}") for name, f in drift["features"].items())
-    told = ", ".join(name for p_value, _, name in worst if p_value < limit)
-    return [
-        f"WARNING: the images are unlike those of the calibration: {told}. The p-values may not hold; calibrate with "
-        "sound images of this survey: crackvae calibrate MODEL NORMALS --out NEW_MODEL"
-    ]
+    return [f"WARNING: {text}" for text in summary.warnings(drift)]
 
 
 def alarm_lines(drift: Mapping[str, Any]) -> list[str]:

@@ -81,7 +81,9 @@ class Summary:
         predicted = {str(label): self._predicted[label] for label in Label}
         exact = scored <= quantiles.EXACT_SCORES
         values = self._scores.at(_QUANTILES)
+        compared = drift.compare(self._looks.rows(), judge.looks_nF, LOOKS)
         return {
+            "warnings": warnings(compared),
             "counts": {
                 "files": self._rows,
                 "scored": scored,
@@ -90,7 +92,7 @@ class Summary:
             },
             "failures": self._failures(),
             "threshold": judge.as_dict(),
-            "drift": drift.compare(self._looks.rows(), judge.looks_nF, LOOKS),
+            "drift": compared,
             "p_values_that_are_bounds": self._bounds,
             "flagged_fraction": _number(self._predicted[Label.CRACK] / max(1, sum(predicted.values()))),
             "score_quantiles": {f"{level:g}": _number(value) for level, value in zip(_QUANTILES, values, strict=True)},
@@ -134,6 +136,23 @@ def read(location: str) -> dict[str, Any]:
     if content is None:
         raise InputError(f"{path}: is gone; {REPAIR}")
     return content
+
+
+def warnings(drifted: Mapping[str, Any]) -> list[str]:
+    """Why a run may not be believed, with the cure: its images are unlike those of the calibration.
+
+    Args:
+        drifted: What `drift.compare` tells.
+    """
+    if not drifted["drifted"]:
+        return []
+    features = drifted["features"]
+    worst = sorted((f["p_value"], -f["statistic"], f"{f['direction']} {name}") for name, f in features.items())
+    told = ", ".join(name for p_value, _, name in worst if p_value < drifted["size"] / len(features))
+    return [
+        f"the images are unlike those of the calibration: {told}. The p-values may not hold; calibrate with sound "
+        "images of this survey: crackvae calibrate MODEL NORMALS --out NEW_MODEL"
+    ]
 
 
 def failed_fraction(summary: Mapping[str, Any]) -> float:

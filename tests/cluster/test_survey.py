@@ -1,4 +1,4 @@
-"""Scoring jobs on a real local Ray."""
+"""Scoring jobs, on a real local Ray and without."""
 
 import json
 import logging
@@ -11,6 +11,8 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import local
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,6 +26,7 @@ from crackvae.dataset import manifest
 from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
 from crackvae.model import artifact
+from crackvae.report import tables
 from crackvae.run import check, directory, finalize, shards
 from crackvae.schema import Status
 
@@ -46,6 +49,12 @@ def damaged(tmp_path_factory):
         path.write_bytes([b"", b"text", data[: len(data) // 2], data[:-300], b"\xff" * 99][index % 5])
     (folder / "notes.txt").write_text("not an image")
     return folder
+
+
+@pytest.fixture
+def here():
+    with local.without_ray():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +99,8 @@ def test_resuming_scores_only_what_is_missing_or_altered_to_the_same_bytes(run, 
         stream.truncate(1000)
     (damaged / "added-later.jpg").write_bytes(b"")  # the run's own manifest counts
     caplog.set_level(logging.INFO, "crackvae")
-    resumed = scoring.score(str(model), [str(damaged)], str(out))
+    with local.without_ray():  # which the run was scored by
+        resumed = scoring.score(str(model), [str(damaged)], str(out))
     (damaged / "added-later.jpg").unlink()
     assert "part-00000003.parquet: is truncated, or no file of a run; it is scored again" in caplog.text
     assert "going on with the 1,000 files listed at" in caplog.text
@@ -109,7 +119,7 @@ def test_a_run_that_only_lacks_its_end_is_finished_without_ray(run, model, damag
     assert runs.everything(out) == runs.everything(Path(run.run))
 
 
-def test_a_table_that_grew_blocks_neither_a_resumed_nor_a_finished_run(model, damaged, tmp_path, ray_session, caplog):
+def test_a_table_that_grew_blocks_neither_a_resumed_nor_a_finished_run(model, damaged, tmp_path, here, caplog):
     paths = sorted(map(str, damaged.rglob("*.jpg")))
     table = tmp_path / "table.csv"
     table.write_text("\n".join(["uri", *paths[:5]]))
@@ -120,7 +130,7 @@ def test_a_table_that_grew_blocks_neither_a_resumed_nor_a_finished_run(model, da
     assert "has changed since it was listed" in caplog.text
 
 
-def test_a_retry_scores_the_rows_of_one_status_and_keeps_all_others(model, tmp_path, ray_session):
+def test_a_retry_scores_the_rows_of_one_status_and_keeps_all_others(model, tmp_path, here):
     folder, away = tmp_path / "survey", tmp_path / "away"
     synthetic.write_survey(folder, normals=300, cracks=0, size=64)
     (folder / "normal" / "text.jpg").write_bytes(b"text")
@@ -218,15 +228,15 @@ print("went on")
 
 @pytest.mark.parametrize("on", ["one core", "all cores"])
 def test_one_machine_scores_without_ray_to_the_same_bytes(on, model, damaged, run, tmp_path):
-    here = tmp_path / "here"
+    out = tmp_path / "here"
     without = "import sys; sys.modules['ray'] = None; from crackvae import cli; sys.exit(cli.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", without, "score", str(model), str(damaged), "--out", str(here)]
+    command = [sys.executable, "-c", without, "score", str(model), str(damaged), "--out", str(out)]
     core = str(min(os.sched_getaffinity(0)))
     done = subprocess.run(
         ["taskset", "-c", core, *command] if on == "one core" else command, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    ours, by_ray = runs.everything(here), runs.everything(Path(run.run))
+    ours, by_ray = runs.everything(out), runs.everything(Path(run.run))
     assert {name: ours[name] for name in by_ray} == by_ray
 
 
@@ -271,7 +281,7 @@ def test_killed_workers_lose_nothing(model, damaged, run, tmp_path, ray_session)
     assert ours == Path(run.run, "results.csv").read_bytes()
 
 
-def test_more_failures_than_allowed_keep_the_results_and_change_the_exit_code(model, tmp_path, ray_session):
+def test_more_failures_than_allowed_keep_the_results_and_change_the_exit_code(model, tmp_path, here):
     folder = tmp_path / "survey"
     synthetic.write_survey(folder, normals=3, cracks=0, size=64)
     (folder / "normal" / "bad.jpg").write_bytes(b"text")
@@ -282,6 +292,18 @@ def test_more_failures_than_allowed_keep_the_results_and_change_the_exit_code(mo
     assert again.exit_code == ExitCode.TOO_MANY_FAILED
 
 
+def test_a_survey_unlike_the_calibration_says_so_first_with_the_cure(model, tmp_path, here):
+    synthetic.write_survey(tmp_path / "survey", normals=30, cracks=0, size=96)
+    for path in (tmp_path / "survey" / "normal").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path)) // 2)
+    outcome = scoring.score(str(model), [str(tmp_path / "survey")], str(tmp_path / "run"))
+    first, (warning,) = next(iter(json.loads((tmp_path / "run" / "metrics.json").read_text()).items()))
+    assert first == "warnings"
+    assert "unlike those of the calibration: lower brightness" in warning
+    assert "crackvae calibrate MODEL NORMALS --out NEW_MODEL" in warning
+    assert tables.counts_lines(outcome.metrics)[0] == f"WARNING: {warning}"
+
+
 def test_evaluation_by_another_split_than_the_models_is_told(model, split_manifest, tmp_path, caplog):
     table = manifest.rows(manifest.read(str(split_manifest)), split="train", label="normal")
     manifest.write(table, str(tmp_path / "untested.parquet"))
@@ -290,7 +312,7 @@ def test_evaluation_by_another_split_than_the_models_is_told(model, split_manife
     assert "whether it has seen what is tested is not known" in caplog.text
 
 
-def test_evaluation_reports_internal_and_external(model, split_manifest, tmp_path, ray_session, caplog):
+def test_evaluation_reports_internal_and_external(model, split_manifest, tmp_path, here, caplog):
     outcome = scoring.evaluate(str(model), str(split_manifest), str(tmp_path / "run"))
     assert "was not trained on" not in caplog.text
     table = manifest.read(str(split_manifest))
@@ -317,7 +339,7 @@ if "crackvae.dataset.decoder_process" in sys.orig_argv:
 """
 
 
-def test_a_file_that_kills_its_decoder_is_one_row_and_its_neighbours_are_scored(model, tmp_path, ray_session):
+def test_a_file_that_kills_its_decoder_is_one_row_and_its_neighbours_are_scored(model, tmp_path, here):
     """As a process, whose workers' decoders have a real segmentation fault in store."""
     folder = tmp_path / "survey"
     synthetic.write_survey(folder, normals=40, cracks=0, size=64)
