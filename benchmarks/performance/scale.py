@@ -36,6 +36,7 @@ ROWS = (10**5, 10**6, 10**7)
 MOST_FILES = 10**6  # that are made on the disk
 MISSING = 100  # each so manieth shard is left to score
 _BLOCK = 2**16
+_BYTES = 8_000_000  # of a photograph of 20 megapixels: shards are made by bytes
 _NORMALS = 1500  # calibration images
 _FACTS = {
     "model": artifact.load(artifact.PRETRAINED).fingerprint,
@@ -49,7 +50,7 @@ def rows(count: int) -> Iterator[pa.Table]:
         number_N = range(start, min(start + _BLOCK, count))
         name = [f"bridge-{n // 100_000:03d}/span-{n // 1000:05d}/DJI_{n:08d}.JPG" for n in number_N]
         columns = {"image_id": name, "uri": [f"file:///surveys/2026/{one}" for one in name]}
-        columns |= {"size": pa.repeat(10_000, len(name))}
+        columns |= {"size": pa.repeat(_BYTES, len(name))}
         unknown = {field.name: pa.nulls(len(name), field.type) for field in MANIFEST}
         yield pa.table(unknown | columns).cast(MANIFEST)
 

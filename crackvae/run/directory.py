@@ -56,6 +56,7 @@ LOCK = ".lock"
 SHARD_FILES = 256
 SHARD_BYTES = 128 * 2**20  # some 16 photographs of 20 megapixels, which take a core minutes
 _GROWN, _EVERY = 5, 64  # doublings from the first shard on, and after how many shards there is one
+_LARGER, _LATER = 3, 4096  # then others: 10^7 photographs of 8 MB are 83,000 shards, which would be 627,000
 _UNKNOWN_BYTES = 4 * 2**20  # in tables without sizes: 32 photographs a shard
 _OF_THE_RUN = ("manifest", "calibration", "schema_version")  # facts that are not the caller's
 _GROUP_SHARDS = 16  # per row group of the manifest: a worker reads one for the shard it needs
@@ -133,7 +134,7 @@ class Sharding:
     """Numbers the shards of a manifest: neighbours, up to 256 files or a number of bytes, whichever is first.
 
     The first 64 hold 4 MiB, a photograph, so that there is a shard for every core in a survey that nobody knows
-    the size of yet; the next 64 hold twice as much, until they hold 128 MiB.
+    the size of yet; the next 64 hold twice as much, until they hold 128 MiB; and a large survey's up to 1 GiB.
     """
 
     def __init__(self) -> None:
@@ -151,7 +152,7 @@ class Sharding:
         shard_N = np.empty(len(size_N), np.int32)
         for index, size in enumerate(size_N):
             assumed = _UNKNOWN_BYTES if size is None else size
-            most = SHARD_BYTES >> max(0, _GROWN - self._shard // _EVERY)
+            most = SHARD_BYTES >> max(0, _GROWN - self._shard // _EVERY) << min(_LARGER, self._shard // _LATER)
             if self._files and (self._files == SHARD_FILES or self._held + assumed > most):
                 self._shard, self._files, self._held = self._shard + 1, 0, 0
             self._files, self._held = self._files + 1, self._held + assumed
