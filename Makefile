@@ -49,7 +49,7 @@ bench-scale: setup  ## surveys of up to ten million rows, up to eight nodes: hal
 	$(BIN)/python benchmarks/performance/scale.py $(WORK)
 	$(BIN)/python benchmarks/performance/nodes.py $(WORK)
 
-accuracy: setup  ## what the models are worth, from real data: two hours; writes WORK/accuracy.md
+accuracy: setup  ## what the models are worth, from real data: hours, without AVX-512 six, and goes on where it stopped; writes WORK/accuracy.md
 	$(BIN)/python benchmarks/accuracy.py $(DATA) $(WORK)
 
 photographs: setup  ## what photographs show, from real data: an hour; writes WORK/page.md

@@ -58,7 +58,7 @@ def _metu(data: Path, work: Path, seed: int) -> pd.DataFrame:
     def make() -> pd.DataFrame:
         rows = metu.development(data, work).groupby("is_crack").sample(_CHOSEN, random_state=0)
         normals = metu.gray(data, metu.rows(data, work, "train", "normal", _LEARNT))
-        scores, normal_scores = _scores(work / f"metu-{seed}", normals, metu.gray(data, rows))
+        scores, normal_scores = _scores(metu.train(data, work, seed), normals, metu.gray(data, rows))
         return _joined(rows[["is_crack", "group"]].reset_index(drop=True).join(scores), normal_scores)
 
     return cached(work / f"ablation-metu-{seed}.parquet", make)
@@ -82,7 +82,7 @@ def _decks(data: Path, work: Path, seed: int) -> pd.DataFrame:
 
 
 def _scores(
-    model: Path, normals: Iterable[Gray], images: Iterable[Gray], cells: pd.DataFrame | None = None
+    model: Path | str, normals: Iterable[Gray], images: Iterable[Gray], cells: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, dict[str, NDArray[np.float64]]]:
     """The worst tile of each image, or of each cell of one, by variant; and of each of the normals."""
     loaded = artifact.load(str(model))

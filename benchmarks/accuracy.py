@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py DATA WORK      writes WORK/accuracy.md and WORK/pictures/
 
 DATA holds metu-concrete-20k.zip and sdnet2018-decks/; WORK keeps what was made, so that the same call
-goes on where it stopped.
+goes on where it stopped. It does not know by which code: after a change of the score, take another WORK.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ _SECTIONS: tuple[tuple[str, Callable[[Path, Path], str]], ...] = (
     ("Bridge decks, scored by the pretrained model (development)", pretrained),
     ("Three trainings (development)", seeds),
     ("What the VAE is worth (development)", ablation.report),
-    ("Synthetic cracks by width and depth", stress.detection),
-    ("Worse photographs", stress.robustness),
+    ("Synthetic cracks by width and depth (development)", stress.detection),
+    ("Worse photographs (development)", stress.robustness),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
@@ -29,6 +29,13 @@ RANKING = {
     "recall_at_1pct_fpr": "recall at 1% false alarms",
     "recall_at_5pct_fpr": "recall at 5%",
     "fpr_at_95_recall": "false alarms at 95% recall",
+}
+DECIDING = {
+    "precision": "precision",
+    "recall": "recall",
+    "precision_at_1_in_10": "precision, 1 in 10 cracked",
+    "precision_at_1_in_100": "1 in 100",
+    "precision_at_1_in_1000": "1 in 1,000",
 }
 _CHUNK = 32
 
@@ -84,15 +91,16 @@ def _score(images: list[Image]) -> pd.DataFrame:
     return globals()["_scorer"].score(images)[columns]
 
 
-def resampled(frame: pd.DataFrame, score: str) -> Resampled:
+def resampled(frame: pd.DataFrame, score: str, threshold: float = np.inf) -> Resampled:
     """By groups: twins, or blocks of cells.
 
     Args:
         frame: Columns is_crack, group, and the score.
         score: A column.
+        threshold: What is above it is called crack.
     """
-    group_N = pd.factorize(frame["group"])[0]
-    return intervals.bootstrap(frame[score].to_numpy(np.float64), frame["is_crack"].to_numpy(bool), group_N, np.inf)
+    group_N, is_crack_N = pd.factorize(frame["group"])[0], frame["is_crack"].to_numpy(bool)
+    return intervals.bootstrap(frame[score].to_numpy(np.float64), is_crack_N, group_N, threshold)
 
 
 def shown(metric: Interval, sign: str = "") -> str:
@@ -102,15 +110,34 @@ def shown(metric: Interval, sign: str = "") -> str:
 
 def beside(frame: pd.DataFrame, first: str, others: Sequence[str]) -> str:
     """A score and others on the same images, with the paired differences."""
-    of_first = resampled(frame, first)
-    rows = [[first, *(shown(of_first.intervals()[metric]) for metric in RANKING)]]
+    return _beside(frame, first, others, RANKING, np.inf)
+
+
+def deciding(frame: pd.DataFrame, p_values: Mapping[str, str], alpha: float) -> str:
+    """The same of what is called crack at alpha.
+
+    Args:
+        frame: Columns is_crack, group, and p-values.
+        p_values: Columns by the name of the score, the first of which is compared with the others.
+        alpha: The rate of false alarms that is accepted.
+    """
+    first, *others = p_values
+    frame = frame.assign(**{name: -frame[column] for name, column in p_values.items()})
+    return f"At alpha {alpha:.0%}:\n\n{_beside(frame, first, others, DECIDING, -alpha * (1 + 1e-9))}"
+
+
+def _beside(
+    frame: pd.DataFrame, first: str, others: Sequence[str], metrics: Mapping[str, str], threshold: float
+) -> str:
+    of_first = resampled(frame, first, threshold)
+    rows = [[first, *(shown(of_first.intervals()[metric]) for metric in metrics)]]
     for other in others:
-        of_other = resampled(frame, other)
+        of_other = resampled(frame, other, threshold)
         ahead = (of_first - of_other).intervals()
-        rows.append([other, *(shown(of_other.intervals()[metric]) for metric in RANKING)])
-        rows.append([f"{first} is ahead by", *(shown(ahead[metric], "+") for metric in RANKING)])
+        rows.append([other, *(shown(of_other.intervals()[metric]) for metric in metrics)])
+        rows.append([f"{first} is ahead by", *(shown(ahead[metric], "+") for metric in metrics)])
     cracks = int(frame["is_crack"].sum())
-    return markdown([f"{len(frame) - cracks:,} normal, {cracks:,} cracked", *RANKING.values()], rows)
+    return markdown([f"{len(frame) - cracks:,} normal, {cracks:,} cracked", *metrics.values()], rows)
 
 
 def values(frame: pd.DataFrame, score: str) -> dict[str, float]:

@@ -7,9 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from comparison import beside, cached, crackvae, resampled, shown
+from comparison import beside, cached, crackvae, deciding, resampled, shown
 from PIL import Image
 
+from crackvae import schema
 from crackvae.report.tables import markdown
 
 PHOTOS = ("7001", "7002", "7003", "7004")
@@ -98,6 +99,10 @@ def _cells(data: Path, photo: str, model: Path | str) -> pd.DataFrame:
         group=photo + (table.row // _BLOCK).astype(str) + "-" + (table.col // _BLOCK).astype(str),
         # The calibration's images are cells too, where the model is of cells.
         p_value=calibration.p_values(table.crackvae.to_numpy(), loaded.calibration.normals.worst_tile_n),
+        **{
+            f"{name}, p": calibration.p_values(table[name].to_numpy(), loaded.calibration.baselines[of])
+            for name, of in zip(BASELINES, schema.BASELINES, strict=True)
+        },
     )
 
 
@@ -154,8 +159,11 @@ def report(data: Path, frame: pd.DataFrame) -> str:
         "sound cells flagged at alpha 5%",
         "cracked",
     ]
-    once = f"Each piece of ground once:\n\n{beside(ground_once(data, frame), 'crackvae', BASELINES)}"
-    return f"{beside(frame, 'crackvae', BASELINES)}\n\n{once}\n\n{markdown(header, rows)}"
+    p_values = {"crackvae": "p_value"} | {name: f"{name}, p" for name in BASELINES}
+    once = ground_once(data, frame)
+    tables = [beside(frame, "crackvae", BASELINES), deciding(frame, p_values, _ALPHA), "Each piece of ground once:"]
+    tables += [beside(once, "crackvae", BASELINES), deciding(once, p_values, _ALPHA), markdown(header, rows)]
+    return "\n\n".join(tables)
 
 
 def worst(data: Path, frame: pd.DataFrame, folder: Path) -> None:
