@@ -202,35 +202,42 @@ def list_files(location: str) -> Iterator[str]:
 def list_remote(location: str) -> Iterator[tuple[str, fs.FileInfo]]:
     """The files below a remote folder, as paths relative to it, sorted; markers of folders are none.
 
-    The folders in it are listed in parallel, and held one by one.
+    Folders are listed one by one, the next ones in parallel, in memory for these.
 
     Raises:
         OSError: There is no such folder, or it cannot be listed.
         UnavailableError: The object store gave no answer.
     """
     system, root = remote(location)
-    before = root.rstrip("/") + "/"
+    before = len(root.rstrip("/")) + 1
 
-    def listed(path: str, recursive: bool) -> list[fs.FileInfo]:
+    def asked(path: str, recursive: bool) -> list[fs.FileInfo]:
         # A folder whose last object goes meanwhile is gone.
         chosen = fs.FileSelector(path, recursive=recursive, allow_not_found=path != root)
         found = ask(location, lambda: system.get_file_info(chosen))
         return sorted(found, key=lambda info: str(info.path) + "/" * (not info.is_file))
 
-    entries = listed(root, False)
-    if any(not info.path.startswith(before) or info.path.endswith("/") for info in entries):
-        entries = [info for info in listed(root, True) if info.is_file]  # keys with empty parts are no folders
+    def listed(path: str) -> list[fs.FileInfo]:
+        found, start = asked(path, False), path.rstrip("/") + "/"
+        if any(not info.path.startswith(start) or info.path.endswith("/") for info in found):
+            return [info for info in asked(path, True) if info.is_file]  # keys with empty parts are no folders
+        return found
+
     with ThreadPoolExecutor(_LISTERS) as pool:
-        try:
-            later = (pool.submit(listed, info.path, True) for info in entries if not info.is_file)
+
+        def inside(entries: list[fs.FileInfo]) -> Iterator[tuple[str, fs.FileInfo]]:
+            later = (pool.submit(listed, info.path) for info in entries if not info.is_file)
             ahead = deque(islice(later, _LISTERS))
             for info in entries:
-                found = [info]
-                if not info.is_file:
-                    inside = ahead.popleft()
-                    ahead.extend(islice(later, 1))  # asked for before this one is waited for
-                    found = inside.result()
-                yield from ((str(file.path)[len(before) :], file) for file in found if file.is_file)
+                if info.is_file:
+                    yield str(info.path)[before:], info
+                    continue
+                found = ahead.popleft()
+                ahead.extend(islice(later, 1))  # asked for before this one is waited for
+                yield from inside(found.result())
+
+        try:
+            yield from inside(listed(root))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -79,7 +79,7 @@ def test_markers_of_folders_are_no_files(place, store):
     assert sorted(file.path for file in sources.list_source(place)) == ["folder/a", "folder/empty"]
 
 
-@pytest.mark.parametrize("odd", [[], ["/root", "b//empty part"]])
+@pytest.mark.parametrize("odd", [[], ["/root"], ["b//empty part", "b/c//1"], ["/root", "b//empty part"]])
 def test_a_folder_of_many_folders_is_listed_in_the_order_of_its_paths(place, store, odd):
     names = [f"span-{number:02d}/day {day}/{number}.jpg" for number in range(20) for day in range(2)]
     names += ["b", "b/1", "b.jpg", "b/c/2", "b-1", "B", *odd]
