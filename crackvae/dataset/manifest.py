@@ -11,15 +11,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from crackvae import object_store, storage
 from crackvae.dataset import labels, sources, table_files
@@ -34,6 +36,9 @@ _OWN = frozenset({"size", "mtime", "content_hash"})
 _NAMES = ("uri", "image_id")  # that no two rows share
 _BLOCK_FILES = 2**16
 _HASHES = 2**20  # held at a time
+_SECOND_KEY = "6543219876543210"  # of a second hash: were two URIs alike by one of 64 bits, a file would vanish
+
+_Hashes: TypeAlias = NDArray[np.uint64]
 
 
 @dataclass
@@ -106,7 +111,7 @@ def listing(
 ) -> Iterator[tuple[Iterator[pa.Table], Summary]]:
     """Lists sources; the rows wait in a temporary file, so that memory does not grow with them.
 
-    It does grow with the largest folder, with an archive's members, and where files are named more than once.
+    It does grow with the largest folder and an archive's members, and by 150 bytes a row where a name is there twice.
 
     Args:
         locations: Folders, archives, images, or tables of URIs (a manifest is one).
@@ -142,11 +147,11 @@ def listing(
         if not spool.rows:
             found = _listed(summary.skipped, most=5) or "no file at all"
             raise InputError(f"{', '.join(locations)}: no image; found {found}")
-        unique = [_unique(pa.concat_tables(spool.blocks()), summary)] if spool.repeats() else None
-        for block in unique or spool.blocks():
+        blocks = partial(_unique, spool, summary) if spool.repeats() else spool.blocks
+        for block in blocks():
             summary.add(block)
         summary.seconds = time.monotonic() - start
-        yield iter(unique) if unique else spool.blocks(), summary
+        yield blocks(), summary
 
 
 class _Spool:
@@ -166,8 +171,7 @@ class _Spool:
                 writer.write_table(block)
                 self.rows += block.num_rows
                 for name, stream in hashes.items():
-                    text_N = block[name].to_numpy(zero_copy_only=False)
-                    stream.write(pd.util.hash_array(text_N, categorize=False).tobytes())
+                    stream.write(_hashed(block[name].to_pylist()).tobytes())
         of_all, label = of_folder.of_all() if of_folder else (False, None)
         self._labels.append((of_all, label and str(label)))
 
@@ -185,6 +189,10 @@ class _Spool:
     def repeats(self) -> bool:
         """Whether two rows share a URI or an image_id, as far as hashes of 64 bits tell."""
         return any(_repeats(self._hashes(name)) for name in _NAMES)
+
+    def hashes(self, name: str) -> _Hashes:
+        """Of the names of all rows."""
+        return np.fromfile(self._hashes(name), np.uint64)
 
     def _file(self, number: int) -> Path:
         return self._folder / f"{number}.parquet"
@@ -362,31 +370,66 @@ def _table(columns: Mapping[str, Any]) -> pa.Table:
     return pa.table(unknown | {**columns}).cast(MANIFEST)
 
 
-def _unique(table: pa.Table, summary: Summary) -> pa.Table:
-    """Keeps one row per URI, and gives each its own image_id.
+def _unique(spool: _Spool, summary: Summary) -> Iterator[pa.Table]:
+    """Keeps one row per URI, and gives each its own image_id, in memory for some 150 bytes a row.
 
-    An id that an earlier source has already used gets `#2`, `#3`: a file keeps the id of its
+    An id that an earlier row has already used gets `#2`, `#3`: a file keeps the id of its
     relative path whenever nothing else claims it.
     """
-    first: dict[str, int] = {}
-    label = table["label"].to_pylist()
-    for row, uri in enumerate(table["uri"].to_pylist()):
-        if label[first.setdefault(uri, row)] != label[row]:
+    again, codes = [], []
+    for block in spool.blocks():
+        again.append(_hashed(block["uri"].to_pylist(), _SECOND_KEY))
+        codes.append(pc.index_in(block["label"], pa.array([str(label) for label in Label])).fill_null(-1).to_numpy())
+    first_N, before_N = _earlier(spool.hashes("uri"), np.concatenate(again))
+    is_first_N, code_N, id_N = before_N == 0, np.concatenate(codes), spool.hashes("image_id")
+    unclear_N = code_N != code_N[first_N]
+    summary.repeated = int((~is_first_N).sum())
+    before_N[is_first_N] = _earlier(id_N[is_first_N])[1]
+    id_N.sort()
+    made, start = set[str](), 0
+    for block in spool.blocks():
+        rows = slice(start, start := start + block.num_rows)
+        if unclear_N[rows].any():
+            uri = block["uri"][int(unclear_N[rows].argmax())]
             raise InputError(f"{uri}: is named twice with different labels; name it once")
-    summary.repeated = table.num_rows - len(first)
-    if summary.repeated:
-        table = table.take(pa.array(list(first.values())))
-    ids = table["image_id"].to_pylist()
-    if len(set(ids)) < len(ids):
-        taken: set[str] = set()
-        uses: Counter[str] = Counter()
-        for index, name in enumerate(ids):
-            unique = name
-            while unique in taken:
-                uses[name] += 1
-                unique = f"{name}#{uses[name] + 1}"
-            taken.add(unique)
-            ids[index] = unique
-        position = table.schema.get_field_index("image_id")
-        table = table.set_column(position, MANIFEST.field("image_id"), pa.array(ids, pa.string()))
-    return table
+        first = block.filter(pa.array(is_first_N[rows]))
+        ids = _numbered(first["image_id"].to_pylist(), before_N[rows][is_first_N[rows]], id_N, made)
+        yield first.set_column(
+            MANIFEST.get_field_index("image_id"), MANIFEST.field("image_id"), pa.array(ids, pa.string())
+        )
+
+
+def _numbered(ids: list[str], before_N: NDArray[np.int64], taken_N: _Hashes, made: set[str]) -> list[str]:
+    """Ids of rows before which so many have the same; `made` keeps those that others could come to, too."""
+
+    def are_taken(names: list[str]) -> NDArray[np.bool_]:
+        hash_N = _hashed(names)
+        return np.asarray(taken_N[np.searchsorted(taken_N, hash_N).clip(max=taken_N.size - 1)] == hash_N)
+
+    def free(name: str) -> str:
+        while name in made or are_taken([name])[0]:
+            name += "#2"
+        made.add(name)
+        return name
+
+    places = np.flatnonzero(before_N).tolist()
+    wanted = [f"{ids[place]}#{before_N[place] + 1}" for place in places]
+    for place, name, is_taken in zip(places, wanted, are_taken(wanted), strict=True):
+        ids[place] = free(name) if is_taken or "#" in ids[place] else name
+    return ids
+
+
+def _hashed(names: list[str], key: str = "0123456789123456") -> _Hashes:
+    return pd.util.hash_array(np.array(names, object), hash_key=key, categorize=False)
+
+
+def _earlier(*hashes_N: _Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each row the first one with the same hashes, and how many of these come before it."""
+    order_N = np.lexsort(hashes_N)  # stable
+    place_N = np.arange(order_N.size)
+    is_new_N = np.ones(order_N.size, np.bool_)
+    is_new_N[1:] = np.any([hash_N[order_N[1:]] != hash_N[order_N[:-1]] for hash_N in hashes_N], axis=0)
+    start_N = np.maximum.accumulate(np.where(is_new_N, place_N, 0))
+    first_N, before_N = np.empty((2, order_N.size), np.int64)
+    first_N[order_N], before_N[order_N] = order_N[start_N], place_N - start_N
+    return first_N, before_N

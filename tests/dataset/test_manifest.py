@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crackvae import storage
-from crackvae.dataset import manifest
+from crackvae.dataset import manifest, table_files
 from crackvae.dataset.sources import Reader
 from crackvae.errors import InputError
 from crackvae.schema import MANIFEST, SCHEMA_VERSION
@@ -176,6 +176,32 @@ def test_many_rows_of_one_id_are_numbered_in_no_time(tmp_path):
     found = ids(str(tmp_path / "table.parquet"))
     assert len(set(found)) == 20_000
     assert found[-1] == "x#20000"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["a", "a#2", "a#2#2", "a#3", "b", "a#"])), min_size=1),
+    st.integers(1, 5),
+)
+def test_every_row_has_an_id_of_its_own_and_the_first_of_a_name_keeps_it(rows, size):
+    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "_BLOCK_FILES", size)
+        patch.setattr(table_files, "_BLOCK_ROWS", size)
+        uris, names = zip(*((f"file:///{uri}.jpg", name) for uri, name in rows), strict=True)
+        pq.write_table(
+            pa.table({"uri": uris, "image_id": names}), Path(temporary, "table.parquet"), row_group_size=size
+        )
+        table, summary = manifest.build([str(Path(temporary, "table.parquet"))])
+    named = {}
+    for uri, name in zip(uris, names, strict=True):
+        named.setdefault(uri, name)
+    found = column(table, "image_id")
+    assert column(table, "uri") == list(named)
+    assert summary.repeated == len(rows) - len(named)
+    assert len(set(found)) == len(found)
+    seen = set()
+    for name, unique in zip(named.values(), found, strict=True):
+        assert unique == name if name not in seen else unique.startswith(f"{name}#")
+        seen.add(name)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
