@@ -113,11 +113,14 @@ def read_blocks(location: str, name: str = RESULTS_DIRECTORY, columns: list[str]
     """The same in the blocks in which it was written, in memory that does not grow with the survey.
 
     Raises:
-        InputError: A file is damaged.
+        InputError: A file is damaged, or there are no results.
     """
     folder = storage.join(location, name)
     ours = re.compile(re.escape(name) + r"-\d+\.parquet")  # a Finder leaves files of its own in any folder
-    for path in (storage.join(folder, file) for file in sorted(storage.list_files(folder)) if ours.fullmatch(file)):
+    files = sorted(file for file in storage.list_files(folder) if ours.fullmatch(file))
+    if not files and name == RESULTS_DIRECTORY:
+        raise InputError(f"{folder}: is gone; {directory.REPAIR}")
+    for path in (storage.join(folder, file) for file in files):
         try:
             with storage.open_input(path) as stream:
                 file = pq.ParquetFile(stream)

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import runs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crackvae.errors import InputError
 from crackvae.report import excerpt, findings, galleries, page, photographs
 from crackvae.run import finalize
 
@@ -99,3 +101,10 @@ def test_a_page_of_many_rows_says_that_its_figures_are_of_a_sample_and_counts_al
     failed, flagged = int(scores["score"].isna().sum()), int((scores["prediction"] == "crack").sum())
     assert failed < 30 < failed + flagged
     assert f"{flagged - (30 - failed):,} of {flagged:,} flagged" in text
+
+
+def test_results_that_are_gone_are_named(tmp_path):
+    run = runs.finished(tmp_path / "run", files=20).location
+    shutil.rmtree(f"{run}/results")
+    with pytest.raises(InputError, match=r"run/results: is gone; remove _SUCCESS from the run"):
+        page.write(run)

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import local
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -235,9 +236,10 @@ def dirty(tmp_path):
 
 
 @pytest.mark.ray
-def test_repeats_of_one_false_alarm_are_shown_once(dirty, tmp_path, ray_session, capsys):
+def test_repeats_of_one_false_alarm_are_shown_once(dirty, tmp_path, capsys):
     out = str(tmp_path / "run")
-    scoring.score("pretrained", [str(dirty)], out)
+    with local.without_ray():
+        scoring.score("pretrained", [str(dirty)], out)
     assert cli.main(["review", out, "--budget", "8", "--audit", "1"]) == 0
     made = review.read(directory.open_run(out))
     results = finalize.read_results(out).to_pandas()
@@ -385,15 +387,15 @@ def test_repeats_are_looked_for_among_the_first_of_the_list(run, monkeypatch):
 
 @pytest.mark.parametrize("make", [page.write, review.plan])
 def test_what_tells_of_another_threshold_is_not_written(run, monkeypatch, make):
-    read = finalize.read_results
+    read = finalize.read_blocks
 
-    def meanwhile(*arguments):
-        monkeypatch.setattr(finalize, "read_results", read)
-        table = read(*arguments)
+    def meanwhile(*arguments, **options):
+        monkeypatch.setattr(finalize, "read_blocks", read)
+        blocks = list(read(*arguments, **options))
         assert cli.main(["threshold", run.location, "--value", "0.5"]) == 0
-        return table
+        return iter(blocks)
 
-    monkeypatch.setattr(finalize, "read_results", meanwhile)
+    monkeypatch.setattr(finalize, "read_blocks", meanwhile)
     with pytest.raises(RefusedError, match="was judged anew meanwhile"):
         make(run.location)
     assert not (Path(run.location) / "report.html").exists()
