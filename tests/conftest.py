@@ -1,9 +1,11 @@
 """Fixtures that several rooms share: a survey, a tiny model, one Ray for all Ray tests."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
+import filelock
 import hypothesis
 import pytest
 from tiny import TINY
@@ -17,6 +19,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # By default, Ray hands on its metrics every 10 seconds: nobody waits that long for a test.
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")
+# Ray Train asks its workers every 2 seconds how far they are, and a report waits for that.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 # A quarter of the usual examples: with 100 the pure rooms take 16 s, with 25 11 s, imports included.
 hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
@@ -61,8 +65,16 @@ def model(split_manifest, tmp_path_factory, ray_session):
     from crackvae.cluster import training
 
     path = tmp_path_factory.mktemp("model") / "model"
-    training.train(str(split_manifest), str(path), TINY)
-    return path
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        training.train(str(split_manifest), str(path), TINY)
+        return path
+    shared = tmp_path_factory.getbasetemp().parent / "model"  # of all test processes: the first one trains
+    with filelock.FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            training.train(str(split_manifest), str(path), TINY)
+            shutil.copytree(path, shared)
+            return path
+    return shutil.copytree(shared, path)
 
 
 @pytest.fixture(scope="session")

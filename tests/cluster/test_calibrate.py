@@ -1,16 +1,20 @@
 """Calibration by the real job on a local Ray."""
 
+import json
 import shutil
 
+import cv2
+import local
 import numpy as np
 import pytest
 
 from crackvae import AnomalyScorer, cli
-from crackvae.cluster import calibrate, claim
+from crackvae.cluster import calibrate, claim, scoring
 from crackvae.config import Config
 from crackvae.errors import InputError, RefusedError
 from crackvae.images import synthetic
 from crackvae.model import artifact
+from crackvae.report import tables
 
 pytestmark = pytest.mark.ray
 
@@ -27,9 +31,10 @@ def own(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def recalibrated(model, own, tmp_path_factory, ray_session):
+def recalibrated(model, own, tmp_path_factory):
     out = tmp_path_factory.mktemp("recalibrated") / "model"
-    return calibrate.recalibrate(str(model), [str(own)], str(out)), out
+    with local.without_ray():
+        return calibrate.recalibrate(str(model), [str(own)], str(out)), out
 
 
 def test_sound_images_calibrate_and_each_twin_group_once(recalibrated, model, own):
@@ -55,6 +60,20 @@ def test_the_calibration_scores_are_those_of_the_library_and_the_threshold_follo
     np.testing.assert_allclose(frame["latent"], made.calibration.looks["latent"], rtol=1e-4)
     np.testing.assert_array_equal(frame["line_filter"], made.calibration.baselines["line_filter"])
     assert (frame["prediction"] == "crack").sum() == int(0.2 * 31) - 1  # alpha is 0.2
+
+
+def test_a_survey_unlike_the_calibration_says_so_first_with_the_cure(recalibrated, tmp_path):
+    synthetic.write_survey(tmp_path / "survey", normals=30, cracks=0, size=96)
+    for path in (tmp_path / "survey" / "normal").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path)) // 2)
+    with local.without_ray():
+        outcome = scoring.score(str(recalibrated[1]), [str(tmp_path / "survey")], str(tmp_path / "run"))
+    first, (warning,) = next(iter(json.loads((tmp_path / "run" / "metrics.json").read_text()).items()))
+    assert first == "warnings"
+    assert "unlike those of the calibration: " in warning
+    assert "lower brightness" in warning
+    assert "crackvae calibrate MODEL NORMALS --out NEW_MODEL" in warning
+    assert tables.counts_lines(outcome.metrics)[0] == f"WARNING: {warning}"
 
 
 def test_the_command_says_what_is_promised_and_again_does_nothing(recalibrated, model, own, capsys):

@@ -1,4 +1,4 @@
-"""Nights on a real local Ray: what each costs, and what it flags."""
+"""Nights: what each costs, and what it flags."""
 
 import errno
 import json
@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 import cv2
+import local
 import pyarrow.parquet as pq
 import pytest
 import runs
@@ -17,7 +18,7 @@ from faults import harness
 from scraping import scrape, until
 
 from crackvae import AnomalyScorer, experiment
-from crackvae.cluster import nightly, session
+from crackvae.cluster import nightly, scoring
 from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
 from crackvae.model import artifact
@@ -56,7 +57,8 @@ class Survey:
 
 def nights_of(*arguments, **options):
     """Of one call."""
-    return list(nightly.nightly(*arguments, **options))
+    with local.without_ray():
+        return list(nightly.nightly(*arguments, **options))
 
 
 def told(night):
@@ -163,7 +165,7 @@ def test_seven_nights(model, images, tmp_path, ray_session, monkeypatch):  # noq
     assert state(root).items() >= {(p, t) for p, t in before.items() if p.name != "latest.json"}
 
     before = state(root)
-    monkeypatch.setattr(session, "session", None)  # no Ray
+    monkeypatch.setattr(scoring, "night", None)  # nothing is scored
     seventh = night()
     assert told(seventh) == {"listed": 962}
     assert seventh.record["night"] == sixth.record["night"]
@@ -289,10 +291,10 @@ def test_a_night_that_was_cut_off_is_left_where_another_model_begins(model, imag
 def test_a_folder_whose_name_means_a_label_may_come_any_night(model, images, tmp_path, ray_session):
     survey, root = Survey(tmp_path / "survey", images), tmp_path / "root"
     survey.add(2)
-    nights_of(str(model), str(survey.folder), str(root))
+    list(nightly.nightly(str(model), str(survey.folder), str(root)))
     (survey.folder / "crack").mkdir()
     shutil.copy(images[5], survey.folder / "crack")
-    (second,) = nights_of(str(model), str(survey.folder), str(root))
+    (second,) = nightly.nightly(str(model), str(survey.folder), str(root))  # this one by Ray
     assert told(second) == {"listed": 3, "new": 1, "scored": 1}
     assert {row["label"] for row in rows(root, second).values()} == {None}
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import local
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -56,6 +57,12 @@ def photographs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def here():
+    with local.without_ray():
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(native_model, photographs, tmp_path_factory, ray_session):
     out = tmp_path_factory.mktemp("run") / "run"
@@ -96,7 +103,7 @@ def test_regions_and_tiles_lie_in_their_photographs(run):
     }
 
 
-def test_scoring_again_in_another_order_writes_the_same_bytes(run, native_model, tmp_path, ray_session):
+def test_scoring_again_without_ray_writes_the_same_bytes(run, native_model, tmp_path, here):
     other = tmp_path / "run"
     shutil.copytree(run.run, other)
     (other / "_SUCCESS").unlink()
@@ -117,7 +124,7 @@ def test_one_process_gives_the_numbers_of_the_job(run, native_model):
     assert frame["prediction"].fillna("").tolist() == results["prediction"].fillna("").tolist()
 
 
-def test_a_given_pitch_gives_millimetres(native_model, photographs, tmp_path, ray_session):
+def test_a_given_pitch_gives_millimetres(native_model, photographs, tmp_path, here):
     out = str(tmp_path / "run")
     scoring.score(str(native_model), [str(photographs)], out, mm_per_pixel=0.5)
     regions = finalize.read_table(out, "regions").to_pandas().dropna(subset="length")
@@ -126,7 +133,7 @@ def test_a_given_pitch_gives_millimetres(native_model, photographs, tmp_path, ra
     assert (regions["mean_width_mm_error"] > 0).all()
 
 
-def test_the_command_writes_positions_structures_and_pictures(run, native_model, photographs, tmp_path, capsys):
+def test_the_command_writes_positions_structures_and_pictures(run, native_model, photographs, tmp_path, here, capsys):
     (tmp_path / "structures.csv").write_text("pattern,structure,element\nnormal/**,north pier,\ncrack/**,deck,slab 1\n")
     out = tmp_path / "run"
     experiment.score(
@@ -150,7 +157,7 @@ def test_tiles_of_a_model_of_whole_images_are_refused(model, photographs, tmp_pa
         scoring.score(str(model), [str(photographs)], str(tmp_path / "run"), tiles=True)
 
 
-def test_a_retry_scores_only_the_rows_of_its_status(run, native_model, photographs, tmp_path, ray_session):
+def test_a_retry_scores_only_the_rows_of_its_status(run, native_model, photographs, tmp_path, here):
     survey = tmp_path / "survey"
     shutil.copytree(photographs, survey)
     out = str(tmp_path / "run")

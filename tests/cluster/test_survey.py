@@ -11,7 +11,6 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import local
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,6 @@ from crackvae.dataset import manifest
 from crackvae.errors import ExitCode, InputError, RefusedError
 from crackvae.images import synthetic
 from crackvae.model import artifact
-from crackvae.report import tables
 from crackvae.run import check, directory, finalize, shards
 from crackvae.schema import Status
 
@@ -290,18 +288,6 @@ def test_more_failures_than_allowed_keep_the_results_and_change_the_exit_code(mo
     assert finalize.read_results(outcome.run).num_rows == 4
     again = scoring.score(str(model), [str(folder)], str(tmp_path / "run"))
     assert again.exit_code == ExitCode.TOO_MANY_FAILED
-
-
-def test_a_survey_unlike_the_calibration_says_so_first_with_the_cure(model, tmp_path, here):
-    synthetic.write_survey(tmp_path / "survey", normals=30, cracks=0, size=96)
-    for path in (tmp_path / "survey" / "normal").iterdir():
-        cv2.imwrite(str(path), cv2.imread(str(path)) // 2)
-    outcome = scoring.score(str(model), [str(tmp_path / "survey")], str(tmp_path / "run"))
-    first, (warning,) = next(iter(json.loads((tmp_path / "run" / "metrics.json").read_text()).items()))
-    assert first == "warnings"
-    assert "unlike those of the calibration: lower brightness" in warning
-    assert "crackvae calibrate MODEL NORMALS --out NEW_MODEL" in warning
-    assert tables.counts_lines(outcome.metrics)[0] == f"WARNING: {warning}"
 
 
 def test_evaluation_by_another_split_than_the_models_is_told(model, split_manifest, tmp_path, caplog):

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+import runs
 from scraping import scrape, until
 
 from crackvae import logs
@@ -69,10 +70,8 @@ def test_a_running_job_is_watched_and_its_counts_are_those_of_its_results(model,
     }
 
 
-def test_the_gauges_of_a_job_that_is_stuck_stay_at_the_port(model, tmp_path, ray_session):
-    synthetic.write_survey(tmp_path / "survey", normals=4, cracks=0, size=64)
-    scoring.score(str(model), [str(tmp_path / "survey")], str(tmp_path / "run"))
-    run = directory.open_run(str(tmp_path / "run"))
+def test_the_gauges_of_a_job_that_is_stuck_stay_at_the_port(tmp_path, ray_session):
+    run = runs.create(tmp_path / "run")
     told = {"shard": 0, "files": 256, "status": {"ok": 256}, "megapixels": 1.0, "judged": 256, "flagged": 64}
     with metrics.ExportedWatch(run, 3, lambda files: None) as seen:
         seen.count({**told, "seconds": {"score": 1.0}})

@@ -13,6 +13,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import local
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -58,12 +59,13 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def outcome(corpus, model, tmp_path_factory, ray_session):
+def outcome(corpus, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
     loaded = artifact.load(str(model))
     limited = replace(loaded, config=loaded.config.model_copy(update={"image": bad_input.LIMITS}))
     artifact.save(limited, str(folder / "model"))
-    return scoring.score(str(folder / "model"), corpus.sources, str(folder / "run"))
+    with local.without_ray():
+        return scoring.score(str(folder / "model"), corpus.sources, str(folder / "run"))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import io
 
+import local
 import pytest
 from PIL import ExifTags, Image
 
@@ -40,16 +41,18 @@ def photographs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def photograph_run(photographs, tmp_path_factory, ray_session):
+def photograph_run(photographs, tmp_path_factory):
     """They, scored by the model that comes with the package."""
     out = str(tmp_path_factory.mktemp("runs") / "photographs")
-    scoring.score("pretrained", [str(photographs)], out)
+    with local.without_ray():
+        scoring.score("pretrained", [str(photographs)], out)
     return out
 
 
 @pytest.fixture(scope="session")
-def tile_run(model, survey, tmp_path_factory, ray_session):
+def tile_run(model, survey, tmp_path_factory):
     """160 images of one tile each, scored by the tiny model."""
     out = str(tmp_path_factory.mktemp("runs") / "tiles")
-    scoring.score(str(model), [str(survey)], out)
+    with local.without_ray():
+        scoring.score(str(model), [str(survey)], out)
     return out

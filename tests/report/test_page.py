@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import local
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -116,22 +117,27 @@ def test_the_same_run_makes_the_same_page(photograph_run, of_photographs):
     assert read(photograph_run) == of_photographs
 
 
-def test_a_page_without_positions_tells_none(photograph_run, of_photographs):
+def test_a_page_without_positions_tells_none(photograph_run, of_photographs, monkeypatch):
     before = of_photographs
     assert "46.12500" in before
     assert '<svg class="map"' in before
-    without = read(photograph_run, shows=Shown(with_positions=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(findings, "triptychs", lambda *_: {})
+        without = read(photograph_run, shows=Shown(with_positions=False))
+        assert read(photograph_run) == without  # by a command that does not say
     assert "Positions were left out" in without
     assert "46.12" not in without
     assert '<svg class="map"' not in without
-    assert read(photograph_run) == without  # by a command that does not say
     assert read(photograph_run, shows=Shown()) == before
     for picture in jpegs(before):  # nor does a picture
         assert b"Exif" not in picture[:64]
 
 
-def test_what_a_page_shows_outlives_reviews_labels_and_thresholds(photograph_run, tmp_path):
+def test_what_a_page_shows_outlives_reviews_labels_and_thresholds(photograph_run, tmp_path, monkeypatch):
     run = copied(photograph_run, tmp_path)
+    monkeypatch.setattr(findings, "triptychs", lambda *_: {})  # most of a page's time, and eleven are made here
+    (run / "figures").mkdir(exist_ok=True)
+    (run / "figures" / "training.png").touch()  # nor other pictures
     table = tmp_path / "structures.csv"
     table.write_text("pattern,structure,element\n**,Long Bridge,deck\n")
     assert cli.main(["report", str(run), "--no-location", "--structures", str(table)]) == 0
@@ -242,12 +248,13 @@ def test_results_are_added_up_by_structure_or_folder(photograph_run, of_photogra
     assert "Bridge &lt;1&gt; deck" in text
 
 
-def test_a_run_in_which_nothing_was_scored_has_a_page(model, tmp_path, ray_session):
+def test_a_run_in_which_nothing_was_scored_has_a_page(model, tmp_path):
     from crackvae.cluster import scoring
 
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(b"none")
-    scoring.score(str(model), [str(tmp_path / "images")], str(tmp_path / "run"))
+    with local.without_ray():
+        scoring.score(str(model), [str(tmp_path / "images")], str(tmp_path / "run"))
     told = words(read(str(tmp_path / "run")))
     assert "Not scored 1 of 1 files" in told
     assert "No image was flagged." in told

@@ -58,8 +58,13 @@ def opened(browser):
 
 
 @pytest.fixture(scope="module")
-def path(photograph_run):
-    return write(photograph_run)
+def paths(photograph_run, tile_run):
+    return {"photographs": write(photograph_run), "tiles": write(tile_run)}
+
+
+@pytest.fixture(scope="module")
+def path(paths):
+    return paths["photographs"]
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +83,9 @@ def column(tab, name):
 
 
 @pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("run", ["photograph_run", "tile_run"])
-def test_a_page_complains_of_nothing_asks_for_nothing_and_shows_every_picture(run, look, request, opened):
-    tab = opened(write(request.getfixturevalue(run)), look)
+@pytest.mark.parametrize("run", ["photographs", "tiles"])
+def test_a_page_complains_of_nothing_asks_for_nothing_and_shows_every_picture(run, look, paths, opened):
+    tab = opened(paths[run], look)
     assert tab.complaints == []
     assert [url for url in tab.asked if not url.startswith(("file:", "data:"))] == []
     assert len(shown(tab)) >= 19
@@ -178,8 +183,8 @@ def test_headers_sort_by_keyboard_and_say_how(path, rows, opened):
     assert shown(tab) == sorted(rows["image_id"])
 
 
-def test_pages_turn(tile_run, opened):
-    tab = opened(write(tile_run))
+def test_pages_turn(paths, opened):
+    tab = opened(paths["tiles"])
     first = shown(tab)
     assert "page 1 of 4" in tab.locator("#pages").inner_text()
     assert tab.locator("#before").is_disabled()
@@ -209,10 +214,10 @@ def test_on_paper_there_are_no_controls(path, opened):
     assert tab.pdf()[:4] == b"%PDF"
 
 
-@pytest.fixture
-def reviewed(photograph_run, tmp_path):
+@pytest.fixture(scope="module")
+def reviewed(photograph_run, tmp_path_factory):
     """The page of a run with a review: ten images to look at and an audit sample of four."""
-    run = shutil.copytree(photograph_run, tmp_path / "run")
+    run = shutil.copytree(photograph_run, tmp_path_factory.mktemp("reviewed") / "run")
     made = review.plan(str(run), budget=10, audit=4)
     return run, made, write(str(run))
 
