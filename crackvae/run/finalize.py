@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -144,47 +145,53 @@ def judged(run: Run, decides: Judge, given: pd.Series | None) -> Iterator[dict[s
     """
     rows = 0
     parts = shards.read_parts(run, range(run.plan.shards))
-    while block := [_judge_part(run, decides, given, part) for part in islice(parts, _BLOCK_SHARDS)]:
-        made = {name: pa.concat_tables([part[name] for part in block]).combine_chunks() for name in tables(run)}
+    while block := list(islice(parts, _BLOCK_SHARDS)):
+        made = _judge(run, decides, given, block)
         rows += made[RESULTS_DIRECTORY].num_rows
         yield made
     if rows != run.plan.rows:
         raise CrackvaeError(f"{run.location}: {rows} rows for {run.plan.rows} files; please report it")
 
 
-def _judge_part(run: Run, decides: Judge, given: pd.Series | None, part: Part) -> dict[str, pa.Table]:
-    if part.next_attempt(run.retries) is not None:
-        found = "; ".join(f"{name} {why}" for name, why in part.damaged.items()) or "it has no file"
-        raise InputError(f"{run.location}: shard {part.shard} is not scored ({found}); run the same command again")
-    _reconcile(run, part)
-    plan = run.plan.shard(part.shard)
+def _judge(run: Run, decides: Judge, given: pd.Series | None, parts: Sequence[Part]) -> dict[str, pa.Table]:
+    """The tables of neighbouring shards, together: one by one, each of 20 photographs took 4 ms."""
+    for part in parts:
+        if part.next_attempt(run.retries) is not None:
+            found = "; ".join(f"{name} {why}" for name, why in part.damaged.items()) or "it has no file"
+            raise InputError(f"{run.location}: shard {part.shard} is not scored ({found}); run the same command again")
+    scored = pa.concat_tables([part.table for part in parts]).combine_chunks()
+    _reconcile(run, parts, scored)
+    plan = pa.concat_tables([run.plan.shard(part.shard) for part in parts]).combine_chunks()
     columns = {name: plan[name] for name in ("uri", "label", "group", "set")}
     columns["label"] = labels.put(given, plan["image_id"], plan["label"])
-    columns |= {name: part.table[name] for name in part.table.schema.names}
-    columns |= decides.judge(part.table)
+    columns |= {name: scored[name] for name in scored.schema.names}
+    columns |= decides.judge(scored)
     made = {RESULTS_DIRECTORY: pa.table([columns[name] for name in RESULTS.names], schema=RESULTS)}
     for name in tables(run)[1:]:
         nested = _NESTED[name]
-        lists = part.table[nested].combine_chunks()
+        lists = scored[nested].combine_chunks()
         fields = dict(zip(_TABLES[name].names[1:], lists.flatten().flatten(), strict=True))
-        owner = part.table["image_id"].take(pc.list_parent_indices(lists))
+        owner = scored["image_id"].take(pc.list_parent_indices(lists))
         made[name] = pa.table({"image_id": owner, **fields}, schema=_TABLES[name])
     return made
 
 
-def _reconcile(run: Run, part: Part) -> None:
+def _reconcile(run: Run, parts: Sequence[Part], scored: pa.Table) -> None:
     """Every row has one known status, and a score exactly if that is ok."""
-    status, score = part.table["status"], part.table["score"]
+    status, score = scored["status"], scored["score"]
     known = pc.is_in(status, pa.array([str(s) for s in Status]))
     right = pc.equal(pc.equal(status, str(Status.OK)), pc.is_finite(score).fill_null(False))
     wrong = pc.index(pc.and_(known, right), False).as_py()
-    if wrong >= 0:
-        name = shards.part_name(part.shard, part.attempt)
-        row = f"row {wrong + 1}: status {status[wrong]} with score {score[wrong]}"
-        raise CrackvaeError(
-            f"{run.location}: {shards.PARTS}/{name}: {row}; "
-            "delete the file, run the same command again, and please report it"
-        )
+    if wrong < 0:
+        return
+    first_P = np.cumsum([0, *(part.table.num_rows for part in parts)])
+    place = int(np.searchsorted(first_P, wrong, side="right")) - 1
+    name = shards.part_name(parts[place].shard, parts[place].attempt)
+    row = f"row {wrong - first_P[place] + 1}: status {status[wrong]} with score {score[wrong]}"
+    raise CrackvaeError(
+        f"{run.location}: {shards.PARTS}/{name}: {row}; "
+        "delete the file, run the same command again, and please report it"
+    )
 
 
 def csv_bytes(table: pa.Table, *, header: bool = False) -> bytes:

@@ -53,6 +53,9 @@ class Work:
     attempt: int
 
 
+_NOTHING = PART.empty_table()  # to make takes 0.7 ms, of 4 ms that a part takes to be read
+
+
 @dataclass
 class Part:
     """What the directory holds of a shard.
@@ -66,13 +69,15 @@ class Part:
 
     shard: int
     attempt: int = -1
-    table: pa.Table = field(default_factory=PART.empty_table)
+    table: pa.Table = field(default_factory=lambda: _NOTHING)
     damaged: dict[str, str] = field(default_factory=dict)
 
     def next_attempt(self, retries: Sequence[Status]) -> int | None:
         """The attempt that this shard needs next, or None where it is complete."""
         if self.attempt < 0:
             return 0
+        if len(retries) <= self.attempt:
+            return None
         present = set(pc.unique(self.table["status"]).to_pylist())
         later = enumerate(retries[self.attempt :], self.attempt + 1)
         return next((attempt for attempt, status in later if str(status) in present), None)
@@ -206,9 +211,9 @@ def _read_file(run: Run, number: int, attempt: int, ids: pa.ChunkedArray) -> pa.
         at = _digest_at(data)
         if _sha256(data, at) != data[at]:  # before it is parsed: then nothing surprises the parser
             raise _NotWholeError("was altered: its SHA-256 is another")
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(pa.BufferReader(data))
         metadata = file.metadata.metadata or {}
-        table = file.read() if file.schema_arrow.equals(PART) else None
+        table = file.read(use_threads=False) if file.schema_arrow.equals(PART) else None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _NotWholeError("is truncated, or no file of a run") from error
     if metadata.get(_IDENTITY_KEY) != run.identity.encode():
