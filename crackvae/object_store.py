@@ -49,20 +49,30 @@ def check_uri(location: str, named: str) -> None:
     Raises:
         InputError: It is one of these.
     """
-    if "://" not in location:
+    scheme, is_uri, rest = location.partition("://")
+    if not is_uri:
         return
+    if "?" not in rest and "#" not in rest:  # then it is the host that can be wrong, which millions of URIs share
+        location = scheme + is_uri + rest.partition("/")[0]
+    if wrong := _wrong(location):
+        raise InputError(f"{named}: {wrong}")
+
+
+@lru_cache
+def _wrong(uri: str) -> str:
     try:
-        parts = urlsplit(location)
+        parts = urlsplit(uri)
         query = parse_qsl(parts.query)
     except ValueError:  # whose text may hold the secret
-        raise InputError(f"{named}: is no valid URI") from None
-    if "#" in location:  # what follows would be dropped
-        raise InputError(f"{named}: a URI holds a #; write %23 for it")
+        return "is no valid URI"
+    if "#" in uri:  # what follows would be dropped
+        return "a URI holds a #; write %23 for it"
     if not _HOST.fullmatch(parts.netloc) or any(_SECRET.search(name) or "@" in value for name, value in query):
-        raise InputError(
-            f"{named}: holds a password or key, and a run keeps its URIs; give the URI without it, and credentials "
+        return (
+            "holds a password or key, and a run keeps its URIs; give the URI without it, and credentials "
             "by the environment (AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws, the machine's role)"
         )
+    return ""
 
 
 def remote(location: str, *, delayed: bool = False) -> tuple[fs.FileSystem, str]:
