@@ -21,6 +21,8 @@ def without_ray() -> Iterator[None]:
     found = SimpleNamespace(is_local=here.is_local, ray_runs=lambda: False, scored=here.scored)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(survey, "here", found)
-        yield
-    torch.set_num_threads(threads[0])  # a single shard is scored by this process
-    cv2.setNumThreads(threads[1])
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads[0])  # a single shard is scored by this process
+            cv2.setNumThreads(threads[1])

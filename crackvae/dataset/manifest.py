@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import posixpath
 import tempfile
@@ -14,18 +13,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from crackvae import object_store, storage
-from crackvae.dataset import labels, sources, table_files
+from crackvae.dataset import labels, naming, sources, table_files
 from crackvae.dataset.labels import FolderLabels
+from crackvae.dataset.naming import Hashes
 from crackvae.errors import InputError
 from crackvae.schema import MANIFEST, SCHEMA_VERSION, Label
 from crackvae.terminal import printable
@@ -35,10 +33,6 @@ _VERSION_KEY = b"crackvae.schema_version"
 _OWN = frozenset({"size", "mtime", "content_hash"})
 _NAMES = ("uri", "image_id")  # that no two rows share
 _BLOCK_FILES = 2**16
-_HASHES = 2**20  # held at a time
-_SECOND_KEY = "6543219876543210"  # of a second hash: were two URIs alike by one of 64 bits, a file would vanish
-
-_Hashes: TypeAlias = NDArray[np.uint64]
 
 
 @dataclass
@@ -171,7 +165,7 @@ class _Spool:
                 writer.write_table(block)
                 self.rows += block.num_rows
                 for name, stream in hashes.items():
-                    stream.write(_hashed(block[name].to_pylist()).tobytes())
+                    stream.write(naming.hashed(block[name].to_pylist()).tobytes())
         of_all, label = of_folder.of_all() if of_folder else (False, None)
         self._labels.append((of_all, label and str(label)))
 
@@ -188,9 +182,9 @@ class _Spool:
 
     def repeats(self) -> bool:
         """Whether two rows share a URI or an image_id, as far as hashes of 64 bits tell."""
-        return any(_repeats(self._hashes(name)) for name in _NAMES)
+        return any(naming.repeats(self._hashes(name)) for name in _NAMES)
 
-    def hashes(self, name: str) -> _Hashes:
+    def hashes(self, name: str) -> Hashes:
         """Of the names of all rows."""
         return np.fromfile(self._hashes(name), np.uint64)
 
@@ -199,19 +193,6 @@ class _Spool:
 
     def _hashes(self, name: str) -> Path:
         return self._folder / f"{name}.hashes"
-
-
-def _repeats(path: Path) -> bool:
-    """Whether a file of 64-bit numbers holds one twice, in memory for a million of them."""
-    parts = math.ceil(path.stat().st_size / (8 * _HASHES))
-    for part in range(parts):
-        kept = []
-        with path.open("rb") as stream:
-            while len(piece := np.fromfile(stream, np.uint64, _HASHES)):
-                kept.append(piece[piece % np.uint64(parts) == part])
-        if (np.diff(np.sort(np.concatenate(kept))) == 0).any():
-            return True
-    return False
 
 
 def write(table: pa.Table, location: str) -> None:
@@ -378,13 +359,13 @@ def _unique(spool: _Spool, summary: Summary) -> Iterator[pa.Table]:
     """
     again, codes = [], []
     for block in spool.blocks():
-        again.append(_hashed(block["uri"].to_pylist(), _SECOND_KEY))
+        again.append(naming.hashed(block["uri"].to_pylist(), naming.SECOND_KEY))
         codes.append(pc.index_in(block["label"], pa.array([str(label) for label in Label])).fill_null(-1).to_numpy())
-    first_N, before_N = _earlier(spool.hashes("uri"), np.concatenate(again))
+    first_N, before_N = naming.earlier(spool.hashes("uri"), np.concatenate(again))
     is_first_N, code_N, id_N = before_N == 0, np.concatenate(codes), spool.hashes("image_id")
     unclear_N = code_N != code_N[first_N]
     summary.repeated = int((~is_first_N).sum())
-    before_N[is_first_N] = _earlier(id_N[is_first_N])[1]
+    before_N[is_first_N] = naming.earlier(id_N[is_first_N])[1]
     id_N.sort()
     made, start = set[str](), 0
     for block in spool.blocks():
@@ -393,43 +374,7 @@ def _unique(spool: _Spool, summary: Summary) -> Iterator[pa.Table]:
             uri = block["uri"][int(unclear_N[rows].argmax())]
             raise InputError(f"{uri}: is named twice with different labels; name it once")
         first = block.filter(pa.array(is_first_N[rows]))
-        ids = _numbered(first["image_id"].to_pylist(), before_N[rows][is_first_N[rows]], id_N, made)
+        ids = naming.numbered(first["image_id"].to_pylist(), before_N[rows][is_first_N[rows]], id_N, made)
         yield first.set_column(
             MANIFEST.get_field_index("image_id"), MANIFEST.field("image_id"), pa.array(ids, pa.string())
         )
-
-
-def _numbered(ids: list[str], before_N: NDArray[np.int64], taken_N: _Hashes, made: set[str]) -> list[str]:
-    """Ids of rows before which so many have the same; `made` keeps those that others could come to, too."""
-
-    def are_taken(names: list[str]) -> NDArray[np.bool_]:
-        hash_N = _hashed(names)
-        return np.asarray(taken_N[np.searchsorted(taken_N, hash_N).clip(max=taken_N.size - 1)] == hash_N)
-
-    def free(name: str) -> str:
-        while name in made or are_taken([name])[0]:
-            name += "#2"
-        made.add(name)
-        return name
-
-    places = np.flatnonzero(before_N).tolist()
-    wanted = [f"{ids[place]}#{before_N[place] + 1}" for place in places]
-    for place, name, is_taken in zip(places, wanted, are_taken(wanted), strict=True):
-        ids[place] = free(name) if is_taken or "#" in ids[place] else name
-    return ids
-
-
-def _hashed(names: list[str], key: str = "0123456789123456") -> _Hashes:
-    return pd.util.hash_array(np.array(names, object), hash_key=key, categorize=False)
-
-
-def _earlier(*hashes_N: _Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of each row the first one with the same hashes, and how many of these come before it."""
-    order_N = np.lexsort(hashes_N)  # stable
-    place_N = np.arange(order_N.size)
-    is_new_N = np.ones(order_N.size, np.bool_)
-    is_new_N[1:] = np.any([hash_N[order_N[1:]] != hash_N[order_N[:-1]] for hash_N in hashes_N], axis=0)
-    start_N = np.maximum.accumulate(np.where(is_new_N, place_N, 0))
-    first_N, before_N = np.empty((2, order_N.size), np.int64)
-    first_N[order_N], before_N[order_N] = order_N[start_N], place_N - start_N
-    return first_N, before_N

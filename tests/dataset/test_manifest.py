@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crackvae import storage
-from crackvae.dataset import manifest, table_files
+from crackvae.dataset import manifest, naming, table_files
 from crackvae.dataset.sources import Reader
 from crackvae.errors import InputError
 from crackvae.schema import MANIFEST, SCHEMA_VERSION
@@ -161,7 +161,7 @@ def test_in_however_many_pieces_a_source_is_listed_it_is_the_same_manifest(paths
         location, out = make(Path(temporary), paths), str(Path(temporary, "manifest.parquet"))
         whole, summary = manifest.build([location])
         patch.setattr(manifest, "_BLOCK_FILES", rows)
-        patch.setattr(manifest, "_HASHES", rows)
+        patch.setattr(naming, "_HASHES", rows)
         with manifest.listing([location]) as (blocks, found):
             manifest.write_blocks(blocks, out)
         assert manifest.read(out).equals(whole)
