@@ -15,15 +15,18 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import urllib.request
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from faults import harness
 
 TOKEN = "a-token-that-only-this-test-knows-of"
 CLIENT = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+PREFIXES = ("127.", "[::1]", "[::ffff:127.")
 _PATIENCE = 120.0  # seconds
 
 
@@ -152,6 +155,24 @@ def listening(pids: Collection[int] | None = None) -> list[str]:
     """The addresses and ports on which these processes, or all, take connections."""
     lines = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout.splitlines()
     return [line.split()[3] for line in lines if pids is None or any(f"pid={pid}," in line for pid in pids)]
+
+
+@contextmanager
+def watched() -> Iterator[set[str]]:
+    """Meanwhile collects the addresses on which this session's processes take connections."""
+    heard, done = set[str](), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            heard.update(listening(harness.processes(os.getsid(0))))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield heard
+    finally:
+        done.set()
+        watching.join()
 
 
 def _free_port() -> int:

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import safetensors.torch
 import torch
 import torch.distributed
+from ray.train.torch.config import TorchConfig, _TorchBackend
 from torch import Tensor
 
 from crackvae import config as configuration
@@ -46,6 +50,36 @@ class Checkpoint:
 
     weights: dict[str, Tensor]
     history: list[Record]
+
+
+class OnLoopback(TorchConfig):
+    """Workers of one machine meet by a file and talk on its loopback; torch's own store listens on every interface."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """What starts the workers' process group."""
+        return _OnLoopback
+
+
+class _OnLoopback(_TorchBackend):
+    _store: Path | None = None
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        self._store = Path(tempfile.gettempdir()) / f"crackvae-{uuid.uuid4().hex}"
+        size = len(worker_group)
+        gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        ray.get([worker_group.execute_single_async(rank, _join, self._store, rank, size, gpu) for rank in range(size)])
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_shutdown(worker_group, backend_config)
+        if self._store:
+            self._store.unlink(missing_ok=True)
+
+
+def _join(store: Path, rank: int, size: int, gpu: bool) -> None:
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    os.environ.update({"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback})
+    torch.distributed.init_process_group("nccl" if gpu else "gloo", store.as_uri(), rank=rank, world_size=size)
 
 
 def describe(record: Record, epochs: int) -> str:

@@ -199,6 +199,7 @@ def _fit(
             "start_from": storage.join(out, claim.WORK, "start") if base else None,
             "queue": queue,
         },
+        torch_config=loop.OnLoopback() if here.is_local() else None,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=on_gpu, resources_per_worker={"CPU": 1, "GPU": int(on_gpu)}
         ),

@@ -50,7 +50,7 @@ def ended(job):
 def test_on_one_machine_nothing_listens_beyond_loopback(ray_session):
     listening = loopback.listening(harness.processes(os.getsid(0)))
     assert listening
-    assert [address for address in listening if not address.startswith(("127.", "[::1]", "[::ffff:127."))] == []
+    assert [address for address in listening if not address.startswith(loopback.PREFIXES)] == []
 
 
 def test_a_survey_is_scored_on_the_cluster_and_the_log_and_exit_code_come_back(cluster, model, survey, tmp_path):

@@ -1,5 +1,6 @@
 """Training jobs on a real local Ray."""
 
+import loopback
 import pyarrow as pa
 import pytest
 from tiny import TINY
@@ -51,9 +52,14 @@ def test_training_again_says_so_and_another_config_is_refused(model, split_manif
         training.train(str(split_manifest), str(model), other)
 
 
-def test_two_workers_reach_the_validation_loss_of_one(model, split_manifest, tmp_path, ray_session):
+def test_two_workers_reach_the_validation_loss_of_one_and_listen_on_loopback(
+    model, split_manifest, tmp_path, ray_session
+):
     one = artifact.load(str(model)).history
-    two = training.train(str(split_manifest), str(tmp_path / "model"), TINY, workers=2).history
+    with loopback.watched() as heard:
+        two = training.train(str(split_manifest), str(tmp_path / "model"), TINY, workers=2).history
+    assert heard
+    assert [address for address in heard if not address.startswith(loopback.PREFIXES)] == []
     assert two[-1]["images"] == one[-1]["images"]
     gained = one[0]["val_mse"] - one[-1]["val_mse"]
     assert abs(two[-1]["val_mse"] - one[-1]["val_mse"]) < gained / 2
