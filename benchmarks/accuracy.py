@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import stress
 from ablation import SEEDS
-from comparison import RANKING, crackvae, values
+from comparison import RANKING, crackvae, flagged, values
 
 from crackvae.report.tables import markdown
 
@@ -50,11 +50,12 @@ def pretrained(data: Path, work: Path) -> str:
     unchanged = decks.cells(data, work, "pretrained", dict.fromkeys(decks.PHOTOS, "pretrained"))
     again = decks.cells(data, work, "recalibrated", recalibrated)
     rates = []
-    for name, frame in (("as it comes", unchanged), ("recalibrated on the other three", again)):
-        sound = frame[~frame.is_crack]
-        by_photo = [f"{(cells.p_value <= _ALPHA).mean():.1%}" for _, cells in sound.groupby("photo")]
-        rates.append([name, f"{(sound.p_value <= _ALPHA).mean():.1%}", *by_photo])
-    header = ["sound cells flagged at alpha 5%", "all", *decks.PHOTOS]
+    for is_crack, kind in ((False, "sound"), (True, "cracked")):
+        for name, frame in (("as it comes", unchanged), ("recalibrated on the other three", again)):
+            of_kind = frame[frame.is_crack == is_crack]
+            by_photo = [f"{(cells.p_value <= _ALPHA).mean():.1%}" for _, cells in of_kind.groupby("photo")]
+            rates.append([f"{kind}, {name}", flagged(frame, is_crack, _ALPHA), *by_photo])
+    header = ["cells flagged at alpha 5%", "all", *decks.PHOTOS]
     return f"{decks.report(data, unchanged)}\n\n{markdown(header, rates)}"
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from crackvae.report.tables import interval, markdown
 from crackvae.statistics import intervals
+from crackvae.statistics.discovery import exact_interval
 from crackvae.statistics.intervals import Interval, Resampled
 from crackvae.statistics.metrics import METRICS
 
@@ -106,6 +107,22 @@ def resampled(frame: pd.DataFrame, score: str, threshold: float = np.inf) -> Res
 def shown(metric: Interval, sign: str = "") -> str:
     """A metric with its interval."""
     return interval({"value": metric.value, "low": metric.low, "high": metric.high}, f"{sign}.4f")
+
+
+def share(found: pd.Series, digits: int = 1) -> str:
+    """A share of images that are no twins of each other, with its exact 95% interval, in percent."""
+    return percent(Interval(found.mean(), *exact_interval(int(found.sum()), len(found))), digits)
+
+
+def flagged(frame: pd.DataFrame, is_crack: bool, alpha: float) -> str:
+    """The share of one kind whose p-value is at most alpha, which is the recall of that kind, by groups."""
+    frame = frame.assign(is_crack=frame["is_crack"] == is_crack, flagged=-frame["p_value"])
+    return percent(resampled(frame, "flagged", -alpha * (1 + 1e-9)).intervals()["recall"])
+
+
+def percent(share: Interval, digits: int = 1) -> str:
+    """A share with its interval."""
+    return f"{share.value:.{digits}%} [{100 * share.low:.{digits}f}, {100 * share.high:.{digits}f}]"
 
 
 def beside(frame: pd.DataFrame, first: str, others: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
-from comparison import Image, cached, crackvae, scored
+from comparison import Image, cached, crackvae, scored, share
 from PIL import Image as Pillow
 
 from crackvae.dataset import manifest
@@ -22,6 +22,7 @@ from crackvae.statistics import calibration
 
 _EPOCHS = 5
 _DRAWN, _DRAWS = 1000, 200  # calibration images, and how often they are drawn
+_NEAR = 0.001  # how far from alpha the mean rate of false alarms may lie
 
 
 def split(data: Path, work: Path) -> Path:
@@ -71,16 +72,16 @@ def report(data: Path, work: Path) -> str:
 
 
 def by_appearance(data: Path, work: Path) -> str:
-    """The external set by thirds of brightness and of contrast."""
+    """The external set by thirds of brightness and of contrast, one image of each twin group."""
     frame = results(data, work)
-    frame = frame[frame["set"] == "external"]
+    frame = frame[frame["set"] == "external"].drop_duplicates("group")
     rows = []
     for feature in ("brightness", "contrast"):
         # Thirds of the sound images: cracked ones are darker and have more contrast for their cracks.
         edges = [-np.inf, *frame[~frame.is_crack][feature].quantile([1 / 3, 2 / 3]), np.inf]
         for third, group in frame.groupby(pd.cut(frame[feature], edges), observed=True):
             sound, cracked = (group[group.is_crack == label] for label in (False, True))
-            flagged = [f"{(part.prediction == 'crack').mean():.1%}" for part in (sound, cracked)]
+            flagged = [share(part.prediction == "crack") for part in (sound, cracked)]
             rows.append([f"{feature} {third}", f"{len(sound):,}", flagged[0], f"{len(cracked):,}", flagged[1]])
     return markdown(["gray levels", "sound", "flagged at alpha 5%", "cracked", "found"], rows)
 
@@ -100,6 +101,8 @@ def conformal(data: Path, work: Path) -> str:
             rates.append(np.mean(p_N <= alpha))
         promised = calibration.false_alarm_rate(int(alpha * (_DRAWN + 1)) - 1, _DRAWN)
         low, high = np.quantile(rates, [0.025, 0.975])
+        if abs(np.mean(rates) - alpha) > _NEAR:
+            raise SystemExit(f"at alpha {alpha:.0%} the mean rate of false alarms is {np.mean(rates):.2%}")
         rows.append([f"{alpha:.0%}", f"{promised.expected:.2%}", f"{np.mean(rates):.2%}",
                      f"{low:.2%} to {high:.2%}", f"{promised.low:.2%} to {promised.high:.2%}"])  # fmt: skip
     header = ["alpha", "promised on average", "mean rate", "95% of draws", "promised for 95%"]

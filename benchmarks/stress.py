@@ -11,7 +11,7 @@ import cv2
 import metu
 import numpy as np
 import pandas as pd
-from comparison import Image, cached, scored
+from comparison import Image, cached, percent, resampled, scored, share
 from PIL import Image as Pillow
 
 from crackvae.images import synthetic
@@ -69,17 +69,19 @@ def robustness(data: Path, work: Path) -> str:
         frame = metu.score_images(metu.train(data, work), pixels, work / f"stress-{number}.parquet")
         frame = frame.assign(use=chosen.use.to_numpy())
         judged = frame[frame.score.notna()]
-        score = {use: group.score.to_numpy(np.float64) for use, group in judged.groupby("use")}
-        flagged = judged[judged.use == "sound"].prediction
+        sound, cracked = (judged[judged.use == use] for use in ("sound", "cracked"))
         left_out = f"{1 - len(judged) / len(frame):.0%}"
-        if not judged.use.eq("cracked").any():
+        if cracked.empty:
             rows.append([name, left_out, "-", "-", "-"])
             continue
-        recall = np.mean(score["cracked"] > np.quantile(score["sound"], 0.95, method="higher"))
-        again = np.mean(score["sound"] > calibration.threshold(score["calibration"], _ALPHA))
+        tested = pd.concat([sound, cracked]).assign(is_crack=lambda frame: frame.use == "cracked")
+        recall = resampled(tested.assign(group=np.arange(len(tested))), "score").intervals()["recall_at_5pct_fpr"]
+        flagged = sound.prediction
         undecided = "" if flagged.notna().all() else f" ({flagged.isna().mean():.0%} undecided)"
-        alarms = f"{(flagged == 'crack').mean():.1%}{undecided}"
-        rows.append([name, left_out, f"{recall:.1%}", alarms, f"{again:.1%}"])
+        again = calibration.threshold(judged[judged.use == "calibration"].score.to_numpy(np.float64), _ALPHA)
+        rows.append(
+            [name, left_out, percent(recall), share(flagged == "crack") + undecided, share(sound.score > again)]
+        )
     header = ["images", "not judged", "recall at 5% false alarms", "false alarms at alpha 5%", "recalibrated"]
     return markdown(header, rows)
 
@@ -101,6 +103,6 @@ def detection(data: Path, work: Path) -> str:
 
     table = cached(work / "detection.parquet", make)
     table["found"] = table.prediction == "crack"
-    found = table.groupby(["width", "depth"]).found.mean().unstack()
-    rows = [[f"{width} px", *(f"{share:.0%}" for share in shares)] for width, shares in found.iterrows()]
+    found = table.groupby(["width", "depth"]).found.agg(partial(share, digits=0)).unstack()
+    rows = [[f"{width} px", *shares] for width, shares in found.iterrows()]
     return markdown(["width", *(f"{depth} levels darker" for depth in found.columns)], rows)
