@@ -203,10 +203,15 @@ def sizes(data: Path, work: Path) -> str:
     from images import test_regions
 
     table = test_regions.measure(cracks=20)
-    return "\n\n".join(
-        markdown([by, *summary.columns], [[str(key), *(f"{v:.3f}" for v in row)] for key, row in summary.iterrows()])
-        for by, summary in ((by, test_regions.summary(table, by)) for by in ("width", "kind", "surface"))
-    )
+    tables = []
+    for by in ("width", "kind", "surface"):
+        summary = test_regions.summary(table, by)
+        rows = [
+            [str(key), f"{cracks:.0f}", *(f"{error:.3f}" for error in row)]
+            for key, cracks, *row in summary.itertuples()
+        ]
+        tables.append(markdown([by, *summary.columns], rows))
+    return "\n\n".join(tables)
 
 
 # Speed and memory.
