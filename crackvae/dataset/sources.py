@@ -117,14 +117,13 @@ def list_source(source: str) -> Iterator[File]:
     uri = storage.to_uri(source if path is None else str(path))  # encoded, however it was given
     if what == "archive":
         yield from _list_archive(uri)
-    elif path is None and what == "image":
-        yield File(_text(os.fsencode(storage.name(uri))), uri, None, None)
+    elif what == "image":
+        name = _text(os.fsencode(storage.name(uri)))
+        yield File(name, uri, None, None) if path is None else _local_file(str(path), name, uri)
     elif path is None:
         yield from _list_remote_folder(uri)
-    elif what == "image":
-        yield _local_file(str(path), path.name, storage.to_uri(str(path)))
     else:
-        yield from _list_local_folder(str(path))
+        yield from _list_local_folder(str(path), uri)
 
 
 class _Folder(NamedTuple):
@@ -133,8 +132,8 @@ class _Folder(NamedTuple):
     uri: str
 
 
-def _list_local_folder(root: str) -> Iterator[File]:
-    folder = _Folder(os.path.join(root, ""), "", storage.to_uri(root).rstrip("/") + "/")
+def _list_local_folder(root: str, uri: str) -> Iterator[File]:
+    folder = _Folder(os.path.join(root, ""), "", uri.rstrip("/") + "/")
     real = os.path.join(os.path.realpath(root), "")
     open_folders = [(folder, _sorted_entries(folder, real))]  # not os.walk, which leaves out what it cannot list
     while open_folders:

@@ -40,6 +40,11 @@ def test_names_that_are_not_utf8_are_shown_escaped_and_read(tmp_path, name):
     assert read(files[r"caf\xe9 \xff.jpg"].uri) == bytes_of(NO_UTF8)
 
 
+def test_an_image_whose_name_is_not_utf8_is_listed_alone_as_in_its_folder(tmp_path):
+    folder = MAKERS["folder"](tmp_path / "folder", [NO_UTF8])
+    assert listed(folder / NO_UTF8) == listed(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "image"),
     [
