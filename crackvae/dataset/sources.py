@@ -13,6 +13,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -141,19 +142,20 @@ def _list_local_folder(root: str, uri: str) -> Iterator[File]:
         name, is_folder = next(left, ("", False))
         if not name:
             open_folders.pop()
-        elif not is_folder:
-            data = os.fsencode(name)
-            yield _local_file(folder.path + name, folder.relative + _text(data), folder.uri + quote(data))
-        else:
-            data = os.fsencode(name)
-            inner = _Folder(f"{folder.path}{name}/", f"{folder.relative}{_text(data)}/", f"{folder.uri}{quote(data)}/")
-            try:
-                if not os.path.islink(folder.path + name):
-                    open_folders.append((inner, _sorted_entries(inner, real)))
-                    continue
-            except InputError:
-                pass
-            yield File(inner.relative, inner.uri, None, None)
+            continue
+        data = os.fsencode(name)
+        path, relative, uri = folder.path + name, folder.relative + _text(data), folder.uri + quote(data)
+        if not is_folder:
+            yield _local_file(path, relative, uri)
+            continue
+        inner = _Folder(f"{path}/", f"{relative}/", f"{uri}/")
+        try:
+            if not os.path.islink(path):
+                open_folders.append((inner, _sorted_entries(inner, real)))
+                continue
+        except InputError:
+            pass
+        yield File(inner.relative, inner.uri, None, None)
 
 
 def _sorted_entries(folder: _Folder, root: str) -> Iterator[tuple[str, bool]]:
@@ -163,9 +165,8 @@ def _sorted_entries(folder: _Folder, root: str) -> Iterator[tuple[str, bool]]:
             entries = [(entry.name, _is_folder(entry, root)) for entry in found]
     except OSError as error:
         raise InputError(f"{folder.path.rstrip('/')}: cannot be listed: {_reason(error)}") from error
-    data = ((os.fsencode(name), is_folder) for name, is_folder in entries)
-    keys = [(_text(name) + "/" * is_folder, name) for name, is_folder in data]
-    return (entries[index] for index in sorted(range(len(entries)), key=keys.__getitem__))
+    entries.sort(key=lambda entry: (_text(os.fsencode(entry[0])) + "/" * entry[1], entry[0]))
+    return iter(entries)
 
 
 def _is_folder(entry: os.DirEntry[str], root: str) -> bool:
@@ -179,10 +180,8 @@ def _local_file(path: str, relative: str, uri: str) -> File:
     try:
         info = os.stat(path)
     except OSError:  # a dangling link is a row all the same: reading it says why
-        size, mtime = None, None
-    else:
-        size, mtime = info.st_size, _time(info.st_mtime)
-    return File(relative, uri, size, mtime)
+        return File(relative, uri, None, None)
+    return File(relative, uri, info.st_size, _time(info.st_mtime))
 
 
 def _list_remote_folder(uri: str) -> Iterator[File]:
@@ -200,7 +199,7 @@ def _list_archive(uri: str) -> Iterator[File]:
         raise
     except Exception as error:  # each archive library has its own
         raise InputError(f"{uri}: cannot be read as an archive: {_line(error)}") from error
-    with archive:
+    with closing(archive):
         for name, size, mtime in archive.files:
             data = os.fsencode(name)
             # tar -C survey . puts ./ before every name, an attacker ../ or /
@@ -236,25 +235,21 @@ class _Archive:
 
     def __init__(self, stream: IO[bytes], is_zip: bool) -> None:
         self._stream = stream
-        self.files: list[tuple[str, int, datetime | None]] = []
+        self._archive: zipfile.ZipFile | tarfile.TarFile
         if is_zip:
-            self._zip: zipfile.ZipFile | None = zipfile.ZipFile(stream)
-            for name in self._zip.namelist():
-                info = self._zip.getinfo(name)
-                if not info.is_dir():
-                    self.files.append((name, info.file_size, _zip_time(info)))
+            self._archive = archive = zipfile.ZipFile(stream)
+            infos = [archive.getinfo(name) for name in archive.namelist()]
+            self.files = [(info.filename, info.file_size, _zip_time(info)) for info in infos if not info.is_dir()]
         else:
-            self._zip = None
             gzipped = stream.read(2) == b"\x1f\x8b"
             stream.seek(0)
-            self._tar = tarfile.open(  # noqa: SIM115 (closed by __exit__)
+            self._archive = tar = tarfile.open(  # noqa: SIM115 (closed by close)
                 fileobj=stream, mode="r:gz" if gzipped else "r:", tarinfo=_TarInfo
             )
-            names = [member.name for member in self._tar if not member.isdir()]
-            self._members = {member.name: member for member in self._tar.getmembers()}
-            for name in names:
-                member = self._members[name]
-                self.files.append((name, member.size, _time(member.mtime)))
+            names = [member.name for member in tar if not member.isdir()]
+            self._members = {member.name: member for member in tar.getmembers()}
+            members = [self._members[name] for name in names]
+            self.files = [(member.name, member.size, _time(member.mtime)) for member in members]
 
     def open(self, name: str) -> IO[bytes]:
         """Opens a member.
@@ -263,18 +258,16 @@ class _Archive:
             KeyError: The archive has no such member.
             ImageError: It is a device or the like.
         """
-        if self._zip is not None:
-            return self._zip.open(name)
-        stream = self._tar.extractfile(self._members[name])
+        if isinstance(self._archive, zipfile.ZipFile):
+            return self._archive.open(name)
+        stream = self._archive.extractfile(self._members[name])
         if stream is None:
             raise ImageError(Status.UNREADABLE, _NO_FILE)
         return stream
 
-    def __enter__(self) -> _Archive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        (self._zip or self._tar).close()
+    def close(self) -> None:
+        """Closes the file, too."""
+        self._archive.close()
         self._stream.close()
 
 
@@ -339,7 +332,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         for archive in self._archives.values():
-            archive.__exit__()
+            archive.close()
         self._archives.clear()
 
 
