@@ -31,7 +31,7 @@ from crackvae.images.exif import Metadata, read_metadata
 from crackvae.schema import Status
 
 Gray = NDArray[np.uint8]
-_Pixels = tuple[Gray, Gray | None]
+_Pixels = NDArray[np.uint8]  # of one channel or more
 
 # The limit on pixels is the config's; Pillow's own would end files of 179 megapixels and more.
 Image.MAX_IMAGE_PIXELS = None
@@ -97,8 +97,7 @@ def decode(data: bytes, *, min_side: int, max_megapixels: float, color: bool = F
             if image.format == "HEIF":
                 _check_heif(data)
             early = read_metadata(image) if image.format == "TIFF" else None  # loading a TIFF closes it
-            pixels = _jpeg(data, image, color) if image.format in {"JPEG", "MPO"} else None
-            gray_HW, chroma_hw2 = pixels or _any(image, color)
+            gray_HW, chroma_hw2 = of_array(_pixels(data, image, color), color=color)
             metadata = early or read_metadata(image)  # after the pixels: those of a PNG may lie behind them
             orientation = orientation_of(image)  # after the pixels: loading a TIFF turns it upright
     except ImageError:
@@ -140,16 +139,13 @@ def _jpeg(data: bytes, image: Image.Image, color: bool) -> _Pixels | None:
     if image.mode not in {"L", "RGB"}:
         _strict(data, "CMYK", sequential)  # only checked: Pillow knows which of them Adobe has inverted
         return None
-    in_color = color and image.mode == "RGB"
-    pixels_HWC = _strict(data, "RGB" if in_color else "GRAY", sequential)
-    if pixels_HWC is None:
-        return None
-    if in_color:
-        return _luma_and_chroma(pixels_HWC)
-    return np.asarray(pixels_HWC[:, :, 0], np.uint8), _no_color(pixels_HWC.shape) if color else None
+    if color and image.mode == "RGB":
+        return _strict(data, "RGB", sequential)
+    gray_HW1 = _strict(data, "GRAY", sequential)
+    return None if gray_HW1 is None else gray_HW1[:, :, 0]
 
 
-def _strict(data: bytes, colorspace: str, sequential: bool) -> NDArray[np.uint8] | None:
+def _strict(data: bytes, colorspace: str, sequential: bool) -> _Pixels | None:
     """The pixels of a JPEG; None where libjpeg warns of something that loses none."""
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True), np.uint8)
@@ -249,15 +245,17 @@ def _box(data: bytes, start: int, wanted: bytes) -> int:
         start += max(8, long_size if size == 1 else size)
 
 
-def _any(image: Image.Image, color: bool) -> _Pixels:
+def _pixels(data: bytes, image: Image.Image, color: bool) -> _Pixels:
+    pixels = _jpeg(data, image, color) if image.format in {"JPEG", "MPO"} else None
+    if pixels is not None:
+        return pixels
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        gray_HW = of_16_bits(image)
-        return gray_HW, _no_color(gray_HW.shape) if color else None
+        return of_16_bits(image)
     if image.mode in {"I", "F"}:
         raise ImageError(Status.UNDECODABLE, "32-bit pixels have no known range")
     if not color:
-        return np.asarray(image.convert("L")), None
-    return _luma_and_chroma(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
+        return np.asarray(image.convert("L"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def of_16_bits(image: Image.Image) -> Gray:
@@ -272,14 +270,7 @@ def of_16_bits(image: Image.Image) -> Gray:
     return (level_HW // 257).astype(np.uint8)
 
 
-def _luma_and_chroma(rgb_HW3: NDArray[np.uint8]) -> _Pixels:
-    gray_HW = np.asarray(cv2.cvtColor(rgb_HW3, cv2.COLOR_RGB2GRAY), np.uint8)
-    height, width = (max(1, length // _CHROMA_PIXELS) for length in gray_HW.shape)
-    small_hw3 = cv2.resize(rgb_HW3, (width, height), interpolation=cv2.INTER_AREA)
-    return gray_HW, np.ascontiguousarray(cv2.cvtColor(small_hw3, cv2.COLOR_RGB2YCrCb)[:, :, :0:-1])
-
-
-def of_array(pixels: NDArray[np.uint8], *, color: bool) -> _Pixels:
+def of_array(pixels: _Pixels, *, color: bool) -> tuple[Gray, Gray | None]:
     """Gray levels and, if wanted, chroma of an image in memory.
 
     Args:
@@ -292,15 +283,14 @@ def of_array(pixels: NDArray[np.uint8], *, color: bool) -> _Pixels:
     if pixels.dtype != np.uint8 or pixels.ndim not in {2, 3} or pixels.shape[2:] not in {(), (3,)}:
         what = f"{pixels.dtype} {pixels.shape}"
         raise ImageError(Status.UNDECODABLE, f"an array must be uint8 of shape (H, W) or (H, W, 3), not {what}")
+    height, width = (max(1, length // _CHROMA_PIXELS) for length in pixels.shape[:2])
     if pixels.ndim == 2:
-        return pixels, _no_color(pixels.shape) if color else None
-    gray_HW, chroma_hw2 = _luma_and_chroma(pixels)
-    return gray_HW, chroma_hw2 if color else None
-
-
-def _no_color(shape: tuple[int, ...]) -> Gray:
-    height, width = (max(1, length // _CHROMA_PIXELS) for length in shape[:2])
-    return np.full((height, width, 2), 128, np.uint8)
+        return pixels, np.full((height, width, 2), 128, np.uint8) if color else None
+    gray_HW = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+    if not color:
+        return gray_HW, None
+    small_hw3 = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return gray_HW, np.ascontiguousarray(cv2.cvtColor(small_hw3, cv2.COLOR_RGB2YCrCb)[:, :, :0:-1])
 
 
 def turned_upright(pixel_HW: Gray, orientation: int) -> Gray:
