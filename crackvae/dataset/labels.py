@@ -23,10 +23,7 @@ VOCABULARY: Mapping[str, Label] = {
         "intact good sound ud up uw".split(),
         Label.NORMAL,
     ),
-    **dict.fromkeys(
-        "crack cracks cracked positive pos damaged defect cd cp cw".split(),
-        Label.CRACK,
-    ),
+    **dict.fromkeys("crack cracks cracked positive pos damaged defect cd cp cw".split(), Label.CRACK),
 }
 
 
@@ -101,20 +98,17 @@ def from_column(values: Iterable[object], origin: str, names: Mapping[str, Label
     Raises:
         InputError: A value means no label.
     """
-    known = {
-        "0": Label.NORMAL,
-        "1": Label.CRACK,
-        "false": Label.NORMAL,
-        "true": Label.CRACK,
-        **names,  # last: with --normal 1 --crack 0 a 1 is normal
-    }
-    labels: list[Label | None] = []
-    for value in values:
-        label = None if value is None or value == "" else known.get(_plain(str(value)))
-        if label is None and value not in (None, ""):
+    numbers = {"0": Label.NORMAL, "1": Label.CRACK, "false": Label.NORMAL, "true": Label.CRACK}
+    known = numbers | {**names}  # names last: with --normal 1 --crack 0 a 1 is normal
+
+    def label(value: object) -> Label | None:
+        if value in (None, ""):
+            return None
+        if (plain := _plain(str(value))) not in known:
             raise InputError(f"{origin}: label {value!r} is unknown; use {_listed(names)}")
-        labels.append(label)
-    return labels
+        return known[plain]
+
+    return [label(value) for value in values]
 
 
 def by_image(table: pa.Table, origin: str, column: str) -> pd.Series:

@@ -123,19 +123,16 @@ def listing(
     Raises:
         InputError: A source cannot be listed, labels are unclear, or there is no image.
     """
-    start = time.monotonic()
-    summary = Summary()
-    names = labels.vocabulary(normal, crack)
+    start, summary = time.monotonic(), Summary()
+    names, given = labels.vocabulary(normal, crack), bool(normal or crack)
     with tempfile.TemporaryDirectory(prefix="crackvae-") as folder:
         spool = _Spool(Path(folder))
         for location in locations:
             if sources.kind(location) == "table":
-                is_labelled = bool(normal or crack) or label_column != "label"
-                spool.add(_from_table(location, label_column, names, required=is_labelled), None)
+                required = given or label_column != "label"
+                spool.add(_from_table(location, label_column, names, required=required), None)
             else:
-                of_names = names if folder_labels else {}
-                given = bool(normal or crack)
-                optional = unlabelled_if_unclear and not given
+                of_names, optional = names if folder_labels else {}, unlabelled_if_unclear and not given
                 of_folder = FolderLabels(_root(location), of_names, required=given, optional=optional)
                 spool.add(_from_listing(location, of_folder, summary), of_folder)
         if not spool.rows:
@@ -154,7 +151,7 @@ class _Spool:
     def __init__(self, folder: Path) -> None:
         self.rows = 0
         self._folder = folder
-        self._labels: list[tuple[bool, str | None]] = []  # of a source: whether all rows have one label, and which
+        self._labels: list[tuple[bool, Label | None]] = []  # of a source: whether all rows have one label, and which
 
     def add(self, blocks: Iterator[pa.Table], of_folder: FolderLabels | None) -> None:
         """Takes the rows of a source, and once they are known the label that all of them have."""
@@ -166,8 +163,7 @@ class _Spool:
                 self.rows += block.num_rows
                 for name, stream in hashes.items():
                     stream.write(naming.hashed(block[name].to_pylist()).tobytes())
-        of_all, label = of_folder.of_all() if of_folder else (False, None)
-        self._labels.append((of_all, label and str(label)))
+        self._labels.append(of_folder.of_all() if of_folder else (False, None))
 
     def blocks(self) -> Iterator[pa.Table]:
         """The rows, as they were added."""
@@ -229,7 +225,7 @@ def read(location: str) -> pa.Table:
 def rows(table: pa.Table, **values: str) -> pa.Table:
     """The rows in which each named column has the given value."""
     for column, value in values.items():
-        table = table.filter(pc.equal(table[column], str(value)))
+        table = table.filter(pc.equal(table[column], value))
     return table
 
 
@@ -251,15 +247,13 @@ def _from_listing(location: str, of_folder: FolderLabels, summary: Summary) -> I
     if sources.kind(location) == "archive" and not in_order:
         files = iter(sorted(files, key=lambda file: (file.path, file.uri)))
     while block := list(islice(files, _BLOCK_FILES)):
-        images = [None if file.path.endswith("/") else file.path for file in block]
-        label = [path and of_folder.add(path) for path in images]
         yield _table(
             {
                 "image_id": [file.path for file in block],
                 "uri": [file.uri for file in block],
                 "size": [file.size for file in block],
                 "mtime": [file.mtime for file in block],
-                "label": [name and str(name) for name in label],
+                "label": [None if file.path.endswith("/") else of_folder.add(file.path) for file in block],
             }
         )
 
@@ -292,45 +286,38 @@ def _from_table(location: str, label_column: str, names: Mapping[str, Label], *,
     for column in {*MANIFEST.names, label_column}:
         if schema.names.count(column) > 1:
             raise InputError(f"{location}: has several columns {column!r}; keep one")
-    taken = _taken(schema)
-    before = 0
+    taken = {*MANIFEST.names} & {*schema.names} - {"image_id", "uri", "label"}  # over as they are
+    if _VERSION_KEY not in (schema.metadata or {}):
+        taken -= _OWN
+    row = 1
     for block in table_files.read_blocks(location, ({"uri", "image_id", label_column} & {*schema.names}) | taken):
-        yield _block_of_table(block, location, label_column, names, taken, before)
-        before += block.num_rows
+        yield _block_of_table(block, location, label_column, names, taken, row)
+        row += block.num_rows
 
 
 def _block_of_table(
-    table: pa.Table, location: str, label_column: str, names: Mapping[str, Label], taken: set[str], before: int
+    table: pa.Table, location: str, label_column: str, names: Mapping[str, Label], taken: set[str], row: int
 ) -> pa.Table:
     of_uri = table["uri"].type
     if pa.types.is_binary(of_uri) or pa.types.is_large_binary(of_uri):
         raise InputError(f"{location}: its column 'uri' is of the type {of_uri}; write it as text")
     given = [str(value) if value is not None else "" for value in table["uri"].to_pylist()]
     if "" in given:
-        raise InputError(f"{location}: row {before + given.index('') + 1} has no uri; fill or remove it")
+        raise InputError(f"{location}: row {row + given.index('')} has no uri; fill or remove it")
     folder = storage.parent(location)
-    columns: dict[str, Any] = {
-        "image_id": given,
-        "uri": [_absolute(uri, folder, f"{location}: row {row}") for row, uri in enumerate(given, before + 1)],
-    }
-    columns |= {name: table[name].combine_chunks() for name in taken}
+    columns: dict[str, Any] = {name: table[name].combine_chunks() for name in taken}
+    columns["uri"] = [_absolute(uri, folder, f"{location}: row {number}") for number, uri in enumerate(given, row)]
+    columns["image_id"] = given
     if "image_id" in table.schema.names:
         named = zip(table["image_id"].to_pylist(), given, strict=True)
         columns["image_id"] = [uri if name is None else str(name) for name, uri in named]
     if label_column in table.schema.names:
-        values = table[label_column].to_pylist()
-        columns["label"] = [v and str(v) for v in labels.from_column(values, location, names)]
+        columns["label"] = labels.from_column(table[label_column].to_pylist(), location, names)
     try:
         return _table(columns)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{location}: a column has the wrong type: {reason}") from error
-
-
-def _taken(schema: pa.Schema) -> set[str]:
-    """The columns that a manifest takes over as they are."""
-    taken = {*MANIFEST.names} & {*schema.names} - {"image_id", "uri", "label"}
-    return taken if _VERSION_KEY in (schema.metadata or {}) else taken - _OWN
 
 
 def _absolute(uri: str, folder: str, named: str) -> str:
@@ -346,9 +333,9 @@ def _absolute(uri: str, folder: str, named: str) -> str:
     return storage.to_uri(os.path.join(local or "", uri))
 
 
-def _table(columns: Mapping[str, Any]) -> pa.Table:
+def _table(columns: dict[str, Any]) -> pa.Table:
     unknown = {field.name: pa.nulls(len(columns["uri"]), field.type) for field in MANIFEST}
-    return pa.table(unknown | {**columns}).cast(MANIFEST)
+    return pa.table(unknown | columns).cast(MANIFEST)
 
 
 def _unique(spool: _Spool, summary: Summary) -> Iterator[pa.Table]:
@@ -360,7 +347,7 @@ def _unique(spool: _Spool, summary: Summary) -> Iterator[pa.Table]:
     again, codes = [], []
     for block in spool.blocks():
         again.append(naming.hashed(block["uri"].to_pylist(), naming.SECOND_KEY))
-        codes.append(pc.index_in(block["label"], pa.array([str(label) for label in Label])).fill_null(-1).to_numpy())
+        codes.append(pc.index_in(block["label"], pa.array(list(Label))).fill_null(-1).to_numpy())
     first_N, before_N = naming.earlier(spool.hashes("uri"), np.concatenate(again))
     is_first_N, code_N, id_N = before_N == 0, np.concatenate(codes), spool.hashes("image_id")
     unclear_N = code_N != code_N[first_N]
