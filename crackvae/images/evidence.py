@@ -11,9 +11,9 @@ look cracked, and a crack that fills the picture does not look like a rough deck
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import cv2
 import numpy as np
@@ -117,9 +117,10 @@ def find_lines(gray_HW: Gray, sigma_HW: Sigma, scale: Scale, judged_hw: Bools | 
     """
     contrast_HW = contrast(gray_HW, sigma_HW, scale.roughness)
     evidence_hw = _wide_lines(gray_HW, sigma_HW, scale, judged_hw)
-    shape = (gray_HW.shape[0] // STEP, gray_HW.shape[1] // STEP)
-    answer_Dhw = _by_direction(_pooled(contrast_HW), shape, scale.noise)
-    evidence_hw += _along_paths(answer_Dhw, partial(_gain, scale=scale), judged_hw)
+    answer_Dhw = _by_direction(contrast_HW, scale.noise, STEP)
+    for answer_hw in answer_Dhw:
+        _to_gain(answer_hw, scale)
+    evidence_hw += _along_paths(answer_Dhw, judged_hw)
     return evidence_hw, contrast_HW
 
 
@@ -130,20 +131,17 @@ def _wide_lines(gray_HW: Gray, sigma_HW: Sigma, scale: Scale, judged_hw: Bools |
     if judged_hw is not None:
         size = quarter_hw.shape[::-1]
         judged_hw = cv2.resize(judged_hw.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    answer_Dhw = _by_direction(_filtered(quarter_hw), quarter_hw.shape, scale.wide_answer)
-    wide_hw = _along_paths(answer_Dhw, _wide_gain, judged_hw)
+    answer_Dhw = _by_direction(quarter_hw, scale.wide_answer)
+    gain_Dhw = np.minimum(answer_Dhw, _MOST_WIDE, out=answer_Dhw)
+    gain_Dhw -= _WIDE_COST
+    wide_hw = _along_paths(gain_Dhw, judged_hw)
     return np.asarray(cv2.resize(wide_hw, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _wide_gain(answer_hw: Map) -> Map:
-    return np.asarray(np.minimum(answer_hw, _MOST_WIDE) - _WIDE_COST, np.float32)
-
-
-def _along_paths(answer_Dhw: Map, gain: Callable[[Map], Map], judged_hw: Bools | None) -> Map:
+def _along_paths(gain_Dhw: Map, judged_hw: Bools | None) -> Map:
     """The largest sum of a path in any of the directions, where it gains something."""
-    largest_hw = np.zeros(answer_Dhw.shape[1:], np.float32)
-    for orientation, answer_hw in zip(DIRECTIONS, answer_Dhw, strict=True):
-        gain_hw = gain(answer_hw)
+    largest_hw = np.zeros(gain_Dhw.shape[1:], np.float32)
+    for orientation, gain_hw in zip(DIRECTIONS, gain_Dhw, strict=True):
         if judged_hw is not None:
             gain_hw[~judged_hw] = -_COST
         np.maximum(largest_hw, best_paths(gain_hw, orientation), out=largest_hw, where=gain_hw > 0)
@@ -175,14 +173,12 @@ def learn(normals: Sequence[tuple[Gray, Sigma]]) -> Scale:
     contrasts = [contrast(gray_HW, sigma_HW, roughness) for gray_HW, sigma_HW in normals]
     sizes = [np.abs(_sample(answer_hw)) for contrast_HW in contrasts for answer_hw in _pooled(contrast_HW)]
     noise = float(np.median(np.concatenate(sizes))) / 0.6745
-    shapes = [(x_HW.shape[0] // STEP, x_HW.shape[1] // STEP) for x_HW in contrasts]
-    maps = (_by_direction(_pooled(x_HW), shape, noise) for x_HW, shape in zip(contrasts, shapes, strict=True))
-    around = [_around(answer_hw) for answer_Dhw in maps for answer_hw in answer_Dhw]
+    around = [_around(answer_hw) for x_HW in contrasts for answer_hw in _by_direction(x_HW, noise, STEP)]
     level, spread = (_shown(statistic) for statistic in zip(*around, strict=True))
     reduced = [_reduced(*normal) for normal in normals]
     wide_roughness = _rough(reduced)
     quarters = (contrast(*normal, wide_roughness) for normal in reduced)
-    wide = (_by_direction(_filtered(x_hw), x_hw.shape, 1.0).max(axis=0) for x_hw in quarters)
+    wide = (_by_direction(x_hw, 1.0).max(axis=0) for x_hw in quarters)
     return Scale(roughness, noise, level, spread, wide_roughness, _shown(wide))
 
 
@@ -215,10 +211,11 @@ def _deviations(gray_HW: Gray, sigma_HW: Sigma) -> Iterator[tuple[slice, Map, Ma
         yield rows, darker_hW[inside], np.sqrt(_OF_NETWORK * expected_hW + (1 - _OF_NETWORK) * around_hW)
 
 
-def _by_direction(answers: Iterable[Map], shape: tuple[int, ...], unit: float) -> Map:
-    """answer_Dhw, the largest in the orientations nearest to each direction, not below 0."""
-    answer_Dhw = np.zeros((len(DIRECTIONS), *shape), np.float32)
-    for orientation, answer_hw in enumerate(answers):
+def _by_direction(contrast_HW: Map, unit: float, step: int = 1) -> Map:
+    """answer_Dhw, of each step x step pixels the largest in the orientations nearest to a direction, not below 0."""
+    height, width = (side // step for side in contrast_HW.shape)
+    answer_Dhw = np.zeros((len(DIRECTIONS), height, width), np.float32)
+    for orientation, answer_hw in enumerate(_filtered(contrast_HW) if step == 1 else _pooled(contrast_HW)):
         for direction, largest_hw in zip(DIRECTIONS, answer_Dhw, strict=True):
             if orientation in [(direction + turn) % _ORIENTATIONS for turn in _NEAREST]:
                 np.maximum(largest_hw, answer_hw, out=largest_hw)
@@ -262,15 +259,14 @@ def _line_filters() -> list[Map]:
     return kernels
 
 
-def _gain(answer_hw: Map, scale: Scale) -> Map:
-    """What a path gains at each place: e = min(Z, 3) - 0.6."""
+def _to_gain(answer_hw: Map, scale: Scale) -> None:
+    """Puts in the place of each answer what a path gains there: e = min(Z, 3) - 0.6."""
     mean_hw, deviation_hw = _around(answer_hw)
-    gain_hw = np.minimum(answer_hw, _MOST_HERE)
+    gain_hw = np.minimum(answer_hw, _MOST_HERE, out=answer_hw)
     gain_hw -= np.minimum(mean_hw, scale.level)
     gain_hw /= np.minimum(deviation_hw, scale.spread)
     np.minimum(gain_hw, _MOST_EVIDENCE, out=gain_hw)
     gain_hw -= _COST
-    return gain_hw
 
 
 def _around(answer_hw: Map) -> tuple[Map, Map]:
