@@ -51,21 +51,15 @@ def split(table: pa.Table, *, external_normal: float = 0.25, external_crack: flo
         InputError: There are no normals, too few of something, or no readable image.
     """
     grouped = group(table)
-    names = grouped.table["group"].to_pylist()
-    labels = [
-        label if status == Status.OK else None
-        for label, status in zip(table["label"].to_pylist(), grouped.statuses, strict=True)
-    ]
+    names, labels = grouped.table["group"].to_pylist(), table["label"].to_pylist()
+    failed = {row: status for row, status in enumerate(grouped.statuses) if status != Status.OK}
+    labels = [None if row in failed else label for row, label in enumerate(labels)]
     planned = splits.plan(labels, names, external_normal=external_normal, external_crack=external_crack, seed=seed)
     return Plan(
         _with(grouped.table, "split", planned),
         leakage.check(grouped.vector_ND, grouped.table["content_hash"].to_pylist(), planned, seed=seed),
         len(set(names)),
-        {
-            name: status
-            for name, status in zip(table["image_id"].to_pylist(), grouped.statuses, strict=True)
-            if status != Status.OK
-        },
+        {table["image_id"][row].as_py(): status for row, status in failed.items()},
     )
 
 
@@ -89,7 +83,22 @@ def group(table: pa.Table) -> Grouped:
     Raises:
         InputError: No image can be read.
     """
-    vector_ND, content_hash, statuses = _read(table["uri"].to_pylist())
+    uris, limits = table["uri"].to_pylist(), ImageConfig()
+    vector_ND = np.zeros((len(uris), twins.THUMBNAIL**2), np.float32)
+    content_hash: list[str | None] = [None] * len(uris)
+    statuses = [Status.OK] * len(uris)
+
+    def read(reader: Reader, row: int) -> None:
+        try:
+            data = reader.read(uris[row], limits.max_megabytes * 10**6)
+            content_hash[row] = hash_content(data)
+            gray_HW = decode(data, min_side=limits.min_side, max_megapixels=limits.max_megapixels).gray_HW
+            vector_ND[row] = twins.thumbnail_vector(gray_HW)
+        except ImageError as error:
+            statuses[row] = error.status
+
+    for _ in of_each(read, range(len(uris)), len(os.sched_getaffinity(0)), "images"):
+        pass
     if Status.OK not in statuses:
         reason = Counter(statuses).most_common(1)[0][0] if statuses else "there is none"
         raise InputError(f"none of {len(table)} images can be read ({reason}); check the manifest")
@@ -126,26 +135,3 @@ def apart(table: pa.Table) -> pa.Table:
 
 def _with(table: pa.Table, name: str, values: Sequence[str | None]) -> pa.Table:
     return table.set_column(MANIFEST.get_field_index(name), MANIFEST.field(name), pa.array(values, pa.string()))
-
-
-def _read(
-    uris: Sequence[str],
-) -> tuple[NDArray[np.float32], list[str | None], list[Status]]:
-    """Thumbnail vector_ND, content hash and status of each image; zeros where one failed."""
-    limits = ImageConfig()
-    vector_ND = np.zeros((len(uris), twins.THUMBNAIL**2), np.float32)
-    hashes: list[str | None] = [None] * len(uris)
-    statuses = [Status.OK] * len(uris)
-
-    def read(reader: Reader, row: int) -> None:
-        try:
-            data = reader.read(uris[row], limits.max_megabytes * 10**6)
-            hashes[row] = hash_content(data)
-            gray_HW = decode(data, min_side=limits.min_side, max_megapixels=limits.max_megapixels).gray_HW
-            vector_ND[row] = twins.thumbnail_vector(gray_HW)
-        except ImageError as error:
-            statuses[row] = error.status
-
-    for _ in of_each(read, range(len(uris)), len(os.sched_getaffinity(0)), "images"):
-        pass
-    return vector_ND, hashes, statuses
