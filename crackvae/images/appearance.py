@@ -36,14 +36,11 @@ def cells(gray_HW: Gray, chroma_HW2: Gray) -> NDArray[np.float32]:
     for _, with_halo, inside in strips(height, _HALO):
         x_hW = gray_HW[with_halo].astype(np.float32)
         blurred = (cv2.GaussianBlur(x_hW, (0, 0), sigma) for sigma in (_FINE, _COARSE))
-        parts.append(_features(*(part_hW[inside, :width] for part_hW in (x_hW, *blurred))))
+        means = _means(*(part_hW[inside, :width] for part_hW in (x_hW, *blurred)))
+        parts.append(_octaves(np.stack(means, axis=2)))
     feature_hw3 = np.concatenate(parts)
     color_hw2 = cv2.resize(chroma_HW2, feature_hw3.shape[1::-1], interpolation=cv2.INTER_AREA)
     return np.concatenate([feature_hw3, color_hw2.astype(np.float32)], axis=2)
-
-
-def _features(x_HW: NDArray[Any], fine_HW: NDArray[Any], coarse_HW: NDArray[Any]) -> NDArray[np.float32]:
-    return _octaves(np.stack(_means(x_HW, fine_HW, coarse_HW), axis=2))
 
 
 def _means(x_HW: NDArray[Any], fine_HW: NDArray[Any], coarse_HW: NDArray[Any]) -> list[NDArray[Any]]:

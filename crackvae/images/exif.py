@@ -25,10 +25,8 @@ _Value: TypeAlias = str | tuple[float, ...]
 _Tags: TypeAlias = dict[int, _Value]
 
 # TIFF 6.0, section 2, and EXIF 3.0's UTF-8: how a value lies in the file, by its type.
-_LAYOUTS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I"}
-_FRACTIONS = {5: "II", 10: "ii"}
-_TEXTS = {2: "s", 129: "s"}
-_LAYOUTS |= _FRACTIONS | _TEXTS
+_FRACTIONS, _TEXTS = {5: "II", 10: "ii"}, {2: "s", 129: "s"}
+_LAYOUTS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", **_FRACTIONS, **_TEXTS}
 _MOST_VALUES = 64  # in a tag; DJI pads a model to 32 letters
 _ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _WANTED = {Base.Make, Base.Model, Base.Orientation, IFD.Exif, IFD.GPSInfo}

@@ -26,7 +26,6 @@ Field: TypeAlias = npt.NDArray[np.float32]
 Points: TypeAlias = npt.NDArray[np.float64]
 
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 90)
-_STREAM = {Label.NORMAL: 0, Label.CRACK: 1}  # a label, as a word of the seed of its images
 _OVERSAMPLING = 4  # sub-pixels along each axis of a crack mask
 _STEP_PX = 2.0  # between the vertices of a crack
 _SHIFT = 4  # fractional bits of the coordinates that OpenCV draws at
@@ -131,9 +130,9 @@ def write_survey(folder: Path, *, normals: int, cracks: int, seed: int = 0, size
         seed: 0 or more.
         size: Height and width of a photo, in pixels.
     """
-    for label, count in ((Label.NORMAL, normals), (Label.CRACK, cracks)):
+    for stream, (label, count) in enumerate(((Label.NORMAL, normals), (Label.CRACK, cracks))):
         for index in range(count):
-            rng = np.random.default_rng([seed, _STREAM[label], index])
+            rng = np.random.default_rng([seed, stream, index])
             gray_HW = concrete(rng, size, size) if label == Label.NORMAL else cracked(rng, size, size)[0]
             _, data = cv2.imencode(".jpg", gray_HW, _JPEG)
             path = folder / label / f"{index:04d}.jpg"

@@ -150,9 +150,9 @@ def _half(x_HW: NDArray[Any]) -> NDArray[Any]:
 
 
 @cache
-def _lines(reach: int = 5, directions: int = 8) -> list[NDArray[np.float32]]:
-    kernels = []
-    for angle in np.pi * np.arange(directions) / directions:
+def _lines() -> list[NDArray[np.float32]]:
+    kernels, reach = [], 5
+    for angle in np.pi * np.arange(8) / 8:
         line_KK = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
         x, y = (round(reach * float(part)) for part in (np.cos(angle), np.sin(angle)))
         cv2.line(line_KK, (reach - x, reach - y), (reach + x, reach + y), 1.0)
