@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from math import isnan, prod
+from math import isnan
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -70,17 +70,11 @@ class Decoder:
         self._child: _Child | None = None
 
     def read(self, files: pa.Table) -> tuple[NDArray[np.uint8], pa.Table]:
-        """Reads and decodes files, each to one tile.
-
-        Args:
-            files: As for `photographs`.
+        """Reads and decodes files, each to one tile. Takes and raises what `photographs` does.
 
         Returns:
             tiles_NSS with zeros in the place of a file that failed, and a table of `schema.PART`
             without scores.
-
-        Raises:
-            CrackvaeError, UnavailableError: As by `photographs`.
         """
         tiles_NSS = np.zeros((files.num_rows, self._image.tile_size, self._image.tile_size), np.uint8)
         rows = []
@@ -133,8 +127,7 @@ class Decoder:
         self.close()
 
     def _rows(self, wanted: Sequence[File]) -> Iterator[tuple[Row, list[Gray]]]:
-        done = 0
-        is_second = False
+        done, is_second = 0, False
         while done < len(wanted):
             try:
                 for answer in self._answers(wanted[done:]):
@@ -244,9 +237,8 @@ def _checked(answer: bytearray, image: ImageConfig) -> tuple[Row, list[Gray]]:
 def _typed(row: Row) -> Row:
     """The columns of `schema.PART` in it, as they will be written."""
     row = {name: row[name] for name in _TOLD if row.get(name) is not None}
-    if not {*BASELINES, "width", "height"} <= row.keys() or any(
-        isinstance(v, float) and isnan(v) for v in row.values()
-    ):
+    is_nan = any(isinstance(value, float) and isnan(value) for value in row.values())
+    if is_nan or not {*BASELINES, "width", "height"} <= row.keys():
         raise ValueError(row)
     if "taken" in row:
         row["taken"] = datetime.fromisoformat(row["taken"])
@@ -257,7 +249,6 @@ def _arrays(data: memoryview, row: Row, image: ImageConfig) -> list[Gray]:
     if image.tiling != "native":
         side = image.tile_size
         return [np.frombuffer(data, np.uint8).reshape(side, side)]
-    gray, (height, width, _) = row["shapes"]
-    size = prod(gray)
-    gray_HW = np.frombuffer(data[:size], np.uint8).reshape(row["height"], row["width"])
-    return [gray_HW, np.frombuffer(data[size:], np.uint8).reshape(height, width, 2)]
+    height, width, (h, w, _) = row["height"], row["width"], row["shapes"][1]
+    gray_HW, chroma_hw2 = (np.frombuffer(part, np.uint8) for part in (data[: height * width], data[height * width :]))
+    return [gray_HW.reshape(height, width), chroma_hw2.reshape(h, w, 2)]

@@ -103,8 +103,7 @@ def check(
     # Equal bytes, equal numbers; a file without a hash has a number of its own.
     known = [row if content is None else content for row, content in enumerate(content_hash)]
     content_N = pd.factorize(pd.Series(known, dtype=object))[0]
-    every = {name: np.flatnonzero([found == name for found in split]) for name in Split}
-    rows = {name: row_K for name, row_K in every.items() if row_K.size}
+    rows = {name: row_K for name in Split if (row_K := np.flatnonzero([found == name for found in split])).size}
     taking_part = [row for row_K in rows.values() for row in row_K.tolist()]
     total = wanted = len(taking_part)
     if total > max_images:
@@ -122,13 +121,8 @@ def check(
 
 
 def _compare(
-    names: tuple[Split, Split],
-    rows: Mapping[Split, _Int],
-    vector_ND: _Float,
-    content_N: _Int,
-    sampled_N: _Bool,
+    names: tuple[Split, Split], rows: Mapping[Split, _Int], vector_ND: _Float, content_N: _Int, sampled_N: _Bool
 ) -> SplitPair:
-    """Counts the twins across two splits."""
     row_A, row_B = (rows[name] for name in names)
     exact_N = np.bincount(content_N[row_A], minlength=len(content_N))[content_N]
     leaking_N = np.zeros(len(content_N), np.bool_)

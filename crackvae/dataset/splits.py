@@ -89,7 +89,6 @@ def _sizes(option: str, external: float, available: int, shares: Mapping[Split, 
 
 
 def _count(option: str, wanted: float, available: int) -> int:
-    """The number of images that an option asks for."""
     if wanted < 0 or (isinstance(wanted, float) and not wanted <= 1):
         raise UsageError(f"{option} {wanted}: give a share from 0.0 to 1.0, or a count")
     count = wanted if isinstance(wanted, int) else round(wanted * available)

@@ -20,15 +20,7 @@ _LINES = pyarrow.csv.ParseOptions(newlines_in_values=True)
 
 
 def read_table(location: str, text: Iterable[str]) -> pa.Table:
-    """Reads a table, by its name CSV or Parquet.
-
-    Args:
-        location: Of the file.
-        text: As for `read_csv`.
-
-    Raises:
-        InputError: It is missing, or damaged.
-    """
+    """Reads a table, by its name CSV or Parquet. Takes and raises what `read_csv` does."""
     return read_csv(location, text) if _is_csv(location) else read_parquet(location)
 
 

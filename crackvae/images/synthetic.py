@@ -33,16 +33,7 @@ _NEUTRAL = 128  # zero, on a canvas of gray-level offsets: OpenCV smooths edges 
 
 
 def concrete(rng: np.random.Generator, height: int = 227, width: int = 227) -> Gray:
-    """Draws a photograph of sound concrete.
-
-    Args:
-        rng: The only source of chance; it is advanced.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-
-    Returns:
-        gray_HW, uint8.
-    """
+    """Draws a photograph of sound concrete, gray_HW, from `rng`, `height` and `width` as in `cracked`."""
     light = rng.uniform(-math.pi, math.pi)
     return _expose(rng, _surface(rng, height, width, light))
 
@@ -83,11 +74,7 @@ def crack(rng: np.random.Generator, height: int, width: int, *, width_px: float)
 
 
 def cracked(
-    rng: np.random.Generator,
-    height: int = 227,
-    width: int = 227,
-    *,
-    width_px: float | None = None,
+    rng: np.random.Generator, height: int = 227, width: int = 227, *, width_px: float | None = None
 ) -> tuple[Gray, npt.NDArray[np.bool_]]:
     """Draws a photograph of cracked concrete, and where its crack is.
 
@@ -177,13 +164,7 @@ def _texture(rng: np.random.Generator, height: int, width: int, light: float) ->
 
 
 def _noise(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    *,
-    cell_px: float,
-    angle: float = 0.0,
-    stretch: float = 1.0,
+    rng: np.random.Generator, height: int, width: int, *, cell_px: float, angle: float = 0.0, stretch: float = 1.0
 ) -> Field:
     """Smooth noise_HW of mean 0 and deviation about 1, in blobs of about `cell_px` pixels.
 

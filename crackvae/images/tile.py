@@ -25,8 +25,7 @@ def to_tile(gray_HW: Gray, size: int) -> Gray:
     Returns:
         tile_SS: Resampled by pixel area, which does not alias whatever the size of the image.
     """
-    resized = cv2.resize(gray_HW, (size, size), interpolation=cv2.INTER_AREA)
-    return np.asarray(resized, np.uint8)
+    return np.asarray(cv2.resize(gray_HW, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def resample(gray_HW: Gray, factor: float) -> Gray:
