@@ -367,7 +367,7 @@ def test_xmp_full_of_entities_or_of_nothing_is_read_at_once():
     laughs = b'<!DOCTYPE x [<!ENTITY a "ha">' + b"".join(
         b'<!ENTITY %c "%s">' % (98 + i, b"&%c;" % (97 + i) * 10) for i in range(20)
     )
-    beginning = time.perf_counter()
+    beginning = time.process_time()
     for packet in (
         laughs + XMP,
         b"drone-dji:" * 2**20,
@@ -375,7 +375,7 @@ def test_xmp_full_of_entities_or_of_nothing_is_read_at_once():
         b"drone-dji:LRFStatus =" * 2**18,
     ):
         read(b"", packet)
-    assert time.perf_counter() - beginning < 1
+    assert time.process_time() - beginning < 1
     assert read(b"", laughs + XMP).gimbal_yaw == -132
     assert read(b"", b" " * 2**16 + XMP) == Metadata()
 
@@ -388,10 +388,10 @@ def test_directories_that_point_anywhere_are_read_at_once():
         struct.pack("<HHII", tags[i % 3], 5, 2**20 if i % 2 else 64, 8) for i in range(65535)
     )
     itself = struct.pack("<HHHII", 1, IFD.Exif, 4, 1, 8) + bytes(4)
-    beginning = time.perf_counter()
+    beginning = time.process_time()
     for directory in (pointers + many + bytes(2**23), itself, pointers, pointers + b"\xff" * 100):
         read(b"II*\0\x08\0\0\0" + directory)
-    assert time.perf_counter() - beginning < 2
+    assert time.process_time() - beginning < 2
 
 
 def assert_plain(metadata):
