@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -41,10 +41,7 @@ class Summary:
         self.status: Counter[str] = Counter()
         self._predicted: Counter[str] = Counter()
         self._scores = quantiles.Quantiles()
-        self._reasons: Counter[tuple[str, str]] = Counter()
-        self._examples: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        self._told: dict[tuple[str, str], str] = {}
-        self._differs: Counter[tuple[str, str]] = Counter()
+        self._failures: dict[tuple[str, str], dict[str, Any]] = {}
         self._labelled: list[pa.Table] = []
         self._rows = self._bounds = 0
         self._looks = drift.Spread(len(LOOKS))
@@ -67,13 +64,16 @@ class Summary:
         self._labelled.append(labelled.filter(pc.invert(labelled["p_value_is_bound"])).select(_MEASURED))
 
     def _add_failure(self, status: str, message: str | None, image_id: str) -> None:
-        key = (status, _VARIABLE.sub("N", message or ""))
-        if key not in self._reasons and len(self._reasons) >= _KEPT_REASONS:
+        message = message or ""
+        key = (status, _VARIABLE.sub("N", message))
+        if key not in self._failures and len(self._failures) >= _KEPT_REASONS:
             key, message = (status, "other"), "other"
-        self._reasons[key] += 1
-        self._differs[key] += self._told.setdefault(key, message or "") != (message or "")
-        if len(self._examples[key]) < _EXAMPLES:
-            self._examples[key].append(image_id)
+        first = {"status": status, "message": message, "numbers_differ": False, "count": 0, "examples": []}
+        failure = self._failures.setdefault(key, first)
+        failure["numbers_differ"] |= failure["message"] != message
+        failure["count"] += 1
+        if len(failure["examples"]) < _EXAMPLES:
+            failure["examples"].append(image_id)
 
     def as_dict(self, judge: Judge) -> dict[str, Any]:
         """The content of metrics.json."""
@@ -82,6 +82,8 @@ class Summary:
         exact = scored <= quantiles.EXACT_SCORES
         values = self._scores.at(_QUANTILES)
         compared = drift.compare(self._looks.rows(), judge.looks_nF, LOOKS)
+        # The most frequent reasons first; of those that differ in numbers only, what the first example's says.
+        ranked = sorted(self._failures.items(), key=lambda item: (-item[1]["count"], item[0]))
         return {
             "warnings": warnings(compared),
             "counts": {
@@ -90,7 +92,7 @@ class Summary:
                 "status": dict(sorted(self.status.items())),
                 "predicted": predicted,
             },
-            "failures": self._failures(),
+            "failures": [failure for _, failure in ranked[:_REASONS]],
             "threshold": judge.as_dict(),
             "drift": compared,
             "p_values_that_are_bounds": self._bounds,
@@ -99,20 +101,6 @@ class Summary:
             "score_quantiles_relative_error": 0.0 if exact else quantiles.RELATIVE_ERROR,
             "sets": self._sets(judge),
         }
-
-    def _failures(self) -> list[dict[str, Any]]:
-        """The most frequent reasons first; of those that differ in numbers only, what the first example's says."""
-        ranked = sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))
-        return [
-            {
-                "status": key[0],
-                "message": self._told[key],
-                "numbers_differ": self._differs[key] > 0,
-                "count": count,
-                "examples": self._examples[key],
-            }
-            for key, count in ranked[:_REASONS]
-        ]
 
     def _sets(self, judge: Judge) -> dict[str, Any]:
         """Metrics of each evaluation set, and of all that is labelled; without those whose p-value is a bound."""
