@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +18,6 @@ LEAST_IMAGES, MOST_IMAGES = 20, 1000
 """Of fewer nothing is said. Of more, so many are compared, spread evenly: of 10^6 every trifle is significant."""
 
 
-class Feature(NamedTuple):
-    """How far apart the distributions of a feature are.
-
-    Attributes:
-        statistic: The largest difference of the two cumulative distributions, in 0..1.
-        p_value: Of that difference.
-        direction: `higher` or `lower`: the survey's median beside that of the calibration images.
-    """
-
-    statistic: float
-    p_value: float
-    direction: str
-
-
 def compare(survey_NF: Features, calibration_nF: Features, names: Sequence[str]) -> dict[str, Any]:
     """The two-sample test of Kolmogorov and Smirnov feature by feature, Bonferroni over the features.
 
@@ -43,19 +29,20 @@ def compare(survey_NF: Features, calibration_nF: Features, names: Sequence[str])
         names: Of the F features.
 
     Returns:
-        For metrics.json: tested, drifted (some p-value is below SIZE / F), size, images, and features by
-        name; these are empty where there are too few images.
+        For metrics.json: tested, drifted (some p-value is below SIZE / F), size, images, and features by name: the
+        largest difference of the two cumulative distributions, its p-value, and whether the survey's median is
+        higher or lower. These are empty where there are too few images.
     """
     images = len(survey_NF)
-    features = {}
+    features: dict[str, dict[str, Any]] = {}
     if min(images, len(calibration_nF)) >= LEAST_IMAGES:
         for name, survey_N, calibration_n in zip(names, survey_NF.T, calibration_nF.T, strict=True):
             test = scipy.stats.ks_2samp(survey_N, calibration_n, method="asymp")
             direction = "higher" if np.median(survey_N) > np.median(calibration_n) else "lower"
-            features[name] = Feature(float(test.statistic), float(test.pvalue), direction)
-    drifted = any(feature.p_value < SIZE / len(names) for feature in features.values())
-    described = {name: feature._asdict() for name, feature in features.items()}
-    return {"tested": bool(features), "drifted": drifted, "size": SIZE, "images": images, "features": described}
+            p_value = float(test.pvalue)
+            features[name] = {"statistic": float(test.statistic), "p_value": p_value, "direction": direction}
+    drifted = any(feature["p_value"] < SIZE / len(names) for feature in features.values())
+    return {"tested": bool(features), "drifted": drifted, "size": SIZE, "images": images, "features": features}
 
 
 class Spread:
