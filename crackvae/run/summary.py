@@ -158,7 +158,7 @@ def _set_metrics(rows: pd.DataFrame, judge: Judge) -> dict[str, Any]:
         score_N = rows[name].to_numpy()
         resampled = intervals.bootstrap(score_N, is_crack_N, group_N, threshold)
         cards[name] = _as_dict(resampled)
-        cards[name]["confusion"] = asdict(metrics.confusion(score_N, is_crack_N, threshold))
+        cards[name]["confusion"] = metrics.confusion(score_N, is_crack_N, threshold)
         cards[name]["threshold"] = threshold
         if name == "score":
             of_model = resampled

@@ -12,8 +12,6 @@ so many is cracked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -39,20 +37,15 @@ METRICS = (
     "precision_at_1_in_100",
     "precision_at_1_in_1000",
 )
-"""The names in metrics.json, in the order of the columns of `metrics_of_counts`."""
+"""The names in metrics.json, in the order of the columns of `metrics_of_counts`; values in 0..1, or NaN where undefined.
+
+precision, recall, f1 and accuracy are those of ``score > threshold``. fpr_at_95_recall is the smallest false alarm
+rate among the thresholds with recall >= .95; recall_at_1pct_fpr the largest recall among those with a false alarm
+rate <= .01, and so on.
+"""
 
 PREVALENCES = (0.1, 0.01, 0.001)
 """Of the last three."""
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Numbers of images by label and prediction."""
-
-    tn: int
-    fp: int
-    fn: int
-    tp: int
 
 
 class Ranking:
@@ -171,31 +164,10 @@ def metrics_of_counts(tp_RV: npt.NDArray[np.int64], fp_RV: npt.NDArray[np.int64]
     return np.stack(columns, axis=1)
 
 
-def evaluate(score_N: Floats, is_crack_N: Bools, threshold: float) -> dict[str, float]:
-    """Every one of METRICS, each in [0, 1] or NaN where undefined (see the module).
-
-    precision, recall, f1 and accuracy are those of ``score > threshold``. fpr_at_95_recall is the
-    smallest false alarm rate among the thresholds with recall >= .95; recall_at_1pct_fpr the
-    largest recall among those with a false alarm rate <= .01, and so on.
-
-    Raises:
-        InputError: As for `Ranking`.
-    """
-    ranking = Ranking(score_N, is_crack_N, threshold)
-    value_M = ranking.evaluate(np.ones((1, np.size(score_N)), np.int64))[0]
-    return dict(zip(METRICS, value_M.tolist(), strict=True))
-
-
-def confusion(score_N: Floats, is_crack_N: Bools, threshold: float) -> Confusion:
-    """Count the images by label and prediction.
-
-    Raises:
-        InputError: As for `Ranking`.
-    """
-    ranking = Ranking(score_N, is_crack_N, threshold)
-    (tp_V,), (fp_V,) = ranking.counts(np.ones((1, np.size(score_N)), np.int64))
-    tp, fp = int(tp_V[ranking.at_threshold]), int(fp_V[ranking.at_threshold])
-    return Confusion(tn=int(fp_V[-1]) - fp, fp=fp, fn=int(tp_V[-1]) - tp, tp=tp)
+def confusion(score_N: Floats, is_crack_N: Bools, threshold: float) -> dict[str, int]:
+    """Numbers of images by label and prediction: tn, fp, fn and tp. A score that is NaN flags nothing."""
+    cell_N = 2 * np.asarray(is_crack_N, np.int64) + is_anomalous(score_N, threshold)
+    return dict(zip(("tn", "fp", "fn", "tp"), np.bincount(cell_N, minlength=4).tolist(), strict=True))
 
 
 def curve(score_N: Floats, is_crack_N: Bools) -> tuple[Float64s, Float64s, Float64s]:

@@ -7,7 +7,7 @@ import pytest
 from crackvae.errors import InputError
 from crackvae.statistics import intervals
 from crackvae.statistics.intervals import Interval, bootstrap
-from crackvae.statistics.metrics import METRICS, evaluate
+from crackvae.statistics.metrics import METRICS, Ranking
 
 
 def photographs(seed, groups=40, size=4, shift=1.0, group_sd=1.0):
@@ -18,6 +18,11 @@ def photographs(seed, groups=40, size=4, shift=1.0, group_sd=1.0):
     effect_N = generator.normal(scale=group_sd, size=groups)[group_N]
     score_N = shift * is_crack_N + effect_N + generator.normal(size=group_N.size)
     return score_N, is_crack_N, group_N
+
+
+def evaluate(score_N, is_crack_N, threshold):
+    value_RM = Ranking(score_N, is_crack_N, threshold).evaluate(np.ones((1, len(score_N)), np.int64))
+    return dict(zip(METRICS, value_RM[0].tolist(), strict=True))
 
 
 def draws(is_crack_N, group_N, resamples=200, seed=0):
