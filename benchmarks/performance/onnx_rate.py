@@ -57,7 +57,8 @@ def _reference() -> Artifact:
     config = Config(recipe="reference").with_tiling("resize")
     torch.manual_seed(0)
     weights = artifact.build_network(config).state_dict()
-    normals = Normals.of_single_tiles(np.linspace(0, 1, 99, dtype=np.float32))
+    score_n = np.linspace(0, 1, 99, dtype=np.float32)
+    normals = Normals(score_n, score_n, np.ones(99))
     return Artifact(config, weights, Calibration([""] * 99, {}, {}, normals), [], {})
 
 

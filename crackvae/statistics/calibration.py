@@ -105,7 +105,7 @@ def false_alarm_rate(above: int, n: int) -> FalseAlarmRate:
     return FalseAlarmRate(m / (n + 1), float(low), float(high))
 
 
-def alarm_range(p_G: Floats, n: int, images: int, level: float = 0.95) -> tuple[Floats, Floats]:
+def alarm_range(p_G: Floats, n: int, images: int) -> tuple[Floats, Floats]:
     """Between which shares of so many sound images have a p-value of at most p, if the calibration holds.
 
     The number of images whose p-value is at most m / (n + 1) is beta-binomial with images, m and n + 1 - m: the
@@ -116,15 +116,14 @@ def alarm_range(p_G: Floats, n: int, images: int, level: float = 0.95) -> tuple[
         p_G: In 0..1; each stands for the largest m / (n + 1) that is not above it.
         n: Calibration scores.
         images: Sound images.
-        level: How often the share lies in the range, at each p by itself.
 
     Returns:
-        low_G and high_G.
+        low_G and high_G, between which the share lies with a probability of 95%, at each p by itself.
     """
     m_G = np.floor(np.asarray(p_G) * (n + 1) + 1e-9)
     inner_G = np.clip(m_G, 1, n)
     counts_G = scipy.stats.betabinom(images, inner_G, n + 1 - inner_G)
-    low_G, high_G = (np.asarray(edge) / images for edge in counts_G.interval(level))
+    low_G, high_G = (np.asarray(edge) / images for edge in counts_G.interval(0.95))
     ends_G = np.where(m_G < 1, 0.0, 1.0)  # p is never 0, and always at most 1
     is_inner_G = m_G == inner_G
     return np.where(is_inner_G, low_G, ends_G), np.where(is_inner_G, high_G, ends_G)
@@ -197,11 +196,6 @@ class Normals:
     score_n: Floats
     worst_tile_n: Floats
     tiles_n: Counts
-
-    @classmethod
-    def of_single_tiles(cls, score_n: Floats) -> Normals:
-        """Of images of one tile each."""
-        return cls(score_n, score_n, np.ones(len(score_n), np.int32))
 
     def promise(self, threshold: float) -> FalseAlarmRate:
         """What a threshold promises of sound images, by `false_alarm_rate`."""

@@ -85,8 +85,8 @@ def least_real(p_N: Floats, chosen_N: npt.NDArray[np.bool_]) -> float:
     return max(0.0, 1 - float(np.count_nonzero(~np.isnan(p_N)) * largest / np.count_nonzero(p_N <= largest)))
 
 
-def exact_interval(found: int, of: int, *, upper: bool = False, level: float = 0.95) -> tuple[float, float]:
-    """Where a share lies of which so many were found among so many drawn at random.
+def exact_interval(found: int, of: int, *, upper: bool = False) -> tuple[float, float]:
+    """Where a share lies, with a confidence of 95%, of which so many were found among so many drawn at random.
 
     Clopper & Pearson (1934, Biometrika 26). Drawn without replacement, as here, it covers more often than it says.
 
@@ -94,9 +94,8 @@ def exact_interval(found: int, of: int, *, upper: bool = False, level: float = 0
         found: In 0..of.
         of: How many were drawn.
         upper: Whether only its upper end is wanted, which is then lower; the lower one is 0.
-        level: How often it covers.
     """
     if not of:
         return 0.0, 1.0
-    low, high = scipy.stats.binomtest(found, of, alternative="less" if upper else "two-sided").proportion_ci(level)
+    low, high = scipy.stats.binomtest(found, of, alternative="less" if upper else "two-sided").proportion_ci(0.95)
     return float(low), float(high)

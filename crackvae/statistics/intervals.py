@@ -27,6 +27,7 @@ from crackvae.statistics.metrics import METRICS, Bools, Float64s, Ranking, metri
 EXACT_IMAGES = 100_000
 """Of more, groups are drawn a bucket at a time and rates resampled in steps of 1 / _COLUMNS."""
 
+_EDGES = [(1 - 0.95) / 2, (1 + 0.95) / 2]  # 19 of 20 resamples lie in an interval
 _COLUMNS = 4000
 _BUCKETS = 1000  # of each kind of groups
 
@@ -64,18 +65,14 @@ class Resampled:
     def __sub__(self, other: Resampled) -> Resampled:
         return Resampled(self.value_M - other.value_M, self.resampled_RM - other.resampled_RM)
 
-    def intervals(self, level: float = 0.95) -> dict[str, Interval]:
-        """By metric; a resample in which it is undefined is left out.
-
-        Args:
-            level: The share of the resamples that lies inside the interval.
-        """
+    def intervals(self) -> dict[str, Interval]:
+        """By metric; a resample in which it is undefined is left out."""
         intervals = {}
         for name, value, resampled_R in zip(METRICS, self.value_M, self.resampled_RM.T, strict=True):
             defined_D = resampled_R[~np.isnan(resampled_R)]
             low, high = np.nan, np.nan
             if defined_D.size and not np.isnan(value):
-                low, high = np.quantile(defined_D, [(1 - level) / 2, (1 + level) / 2])
+                low, high = np.quantile(defined_D, _EDGES)
             intervals[name] = Interval(float(value), float(low), float(high))
         return intervals
 
@@ -128,20 +125,18 @@ class Bands(NamedTuple):
     precision_3G: Float64s
 
 
-def bands(
-    score_N: Floats, is_crack_N: Bools, group_N: Groups, *, resamples: int = 400, seed: int = 0, level: float = 0.95
-) -> Bands:
+def bands(score_N: Floats, is_crack_N: Bools, group_N: Groups, *, resamples: int = 400) -> Bands:
     """Both curves, resampled as by `bootstrap`; arguments as there, and both labels must be present.
 
-    A share `level` of the resamples lies inside the interval, at each point by itself. Of large sets, resamples
-    that happen to hold no crack, or nothing else, are left out.
+    19 of 20 resamples lie inside the interval, at each point by itself. Of large sets, resamples that happen to
+    hold no crack, or nothing else, are left out.
     """
     ranking = Ranking(score_N, is_crack_N, np.inf)
     fpr_G = np.geomspace(1 / np.count_nonzero(~is_crack_N), 1, 100)
     recall_G = np.linspace(0.01, 1, 100)
     whole = (*ranking.counts(np.ones((1, len(is_crack_N)), np.int64)), 0)
     curves = []
-    for tp_RV, fp_RV, _ in chain([whole], _resampled(ranking, is_crack_N, group_N, resamples, seed)):
+    for tp_RV, fp_RV, _ in chain([whole], _resampled(ranking, is_crack_N, group_N, resamples, 0)):
         for tp_V, fp_V in zip(tp_RV, fp_RV, strict=True):
             if not (tp_V[-1] and fp_V[-1]):
                 continue
@@ -151,8 +146,7 @@ def bands(
             at_G = np.searchsorted(tp_V, np.ceil(recall_G * tp_V[-1] - 1e-9))
             curves.append((found_G / tp_V[-1], tp_V[at_G] / (tp_V[at_G] + fp_V[at_G])))
     recall_RG, precision_RG = (np.stack(each) for each in zip(*curves, strict=True))
-    edges = [(1 - level) / 2, (1 + level) / 2]
-    made = [np.vstack([curve[:1], np.quantile(curve[1:], edges, axis=0)]) for curve in (recall_RG, precision_RG)]
+    made = [np.vstack([curve[:1], np.quantile(curve[1:], _EDGES, axis=0)]) for curve in (recall_RG, precision_RG)]
     return Bands(fpr_G, made[0], recall_G, made[1])
 
 

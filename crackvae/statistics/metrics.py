@@ -37,7 +37,7 @@ METRICS = (
     "precision_at_1_in_100",
     "precision_at_1_in_1000",
 )
-"""The names in metrics.json, in the order of the columns of `metrics_of_counts`; values in 0..1, or NaN where undefined.
+"""The names in metrics.json, in the order of the columns of `metrics_of_counts`; in 0..1, or NaN where undefined.
 
 precision, recall, f1 and accuracy are those of ``score > threshold``. fpr_at_95_recall is the smallest false alarm
 rate among the thresholds with recall >= .95; recall_at_1pct_fpr the largest recall among those with a false alarm

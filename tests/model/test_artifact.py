@@ -7,9 +7,8 @@ import torch
 from crackvae.config import Config
 from crackvae.errors import ArtifactError
 from crackvae.model import artifact
-from crackvae.model.artifact import Artifact, Calibration
+from crackvae.model.artifact import Artifact
 from crackvae.model.quantised import LARGEST
-from crackvae.statistics.calibration import Normals
 
 
 @pytest.fixture
@@ -32,7 +31,8 @@ def test_an_artifact_comes_back_as_it_was(saved, tiny_artifact):
 
 def test_the_fingerprint_changes_with_the_calibration(tmp_path, saved, tiny_artifact):
     kept = tiny_artifact.calibration
-    other = Calibration(kept.image_id, kept.baselines, kept.looks, Normals.of_single_tiles(kept.normals.score_n + 1))
+    normals = dataclasses.replace(kept.normals, score_n=kept.normals.score_n + 1)
+    other = dataclasses.replace(kept, normals=normals)
     changed = Artifact(tiny_artifact.config, tiny_artifact.weights, other, tiny_artifact.history, {})
     artifact.save(changed, str(tmp_path / "other"))
     assert artifact.load(str(tmp_path / "other")).fingerprint != artifact.load(str(saved)).fingerprint

@@ -49,7 +49,7 @@ def model(survey, tmp_path_factory):
         tiles, part = decoder.read(pa.table({"uri": uris}))
     scores = TileScorer(untrained, "cpu", "fp32").measure(tiles)[0]
     baselines, looks = ({name: part[name].to_numpy() for name in names} for names in (BASELINES, LOOKS))
-    calibration = Calibration(uris, baselines, looks, Normals.of_single_tiles(scores))
+    calibration = Calibration(uris, baselines, looks, Normals(scores, scores, np.ones(len(scores))))
     artifact.save(Artifact(CONFIG, weights, calibration, history, {}), location)
     return location
 

@@ -81,8 +81,8 @@ def test_bootstrap_is_the_quantile_of_resampled_data():
         evaluate(np.repeat(score_N, weight_N), np.repeat(is_crack_N, weight_N), 0.5)["f1"]
         for weight_N in draws(is_crack_N, group_N, resamples=60, seed=3)
     ]
-    f1 = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=60, seed=3).intervals(level=0.8)["f1"]
-    assert (f1.low, f1.high) == pytest.approx(tuple(np.quantile(resampled, [0.1, 0.9])))
+    f1 = bootstrap(score_N, is_crack_N, group_N, 0.5, resamples=60, seed=3).intervals()["f1"]
+    assert (f1.low, f1.high) == pytest.approx(tuple(np.quantile(resampled, [0.025, 0.975])))
 
 
 def test_coverage_holds_for_groups_and_fails_without_them():
