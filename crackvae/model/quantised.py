@@ -7,6 +7,7 @@ largest value on training tiles; larger ones, as a crack may cause them, are cut
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -52,12 +53,7 @@ def largest_activations(network: ConvVAE, tile_BHW: Tensor) -> Tensor:
 
 
 class QuantisedVAE:
-    """Encoder to mean, and decoder, of a trained network.
-
-    Args:
-        network: Trained.
-        largest_L: From `largest_activations`.
-    """
+    """Encoder to mean, and decoder, of a trained network, by its `largest_activations`."""
 
     def __init__(self, network: ConvVAE, largest_L: Tensor) -> None:
         convolutions = [layer for layer in network.encoder if isinstance(layer, nn.Conv2d)]
@@ -65,19 +61,17 @@ class QuantisedVAE:
         largest = iter(largest_L.tolist())
         gray = _Scale(1 / 127.5, _ZERO)  # of a gray level, which is 1 / 255 too low: half of a level
         scales = [gray, *(_Scale(next(largest) / 255, 0) for _ in convolutions)]
+        biases = [cast(Tensor, conv.bias) for conv in convolutions]
+        biases[0] = biases[0] + convolutions[0].weight.sum(dim=(1, 2, 3)) / 255
         self._encoder = [
-            _layer(conv.weight, conv.bias, *pair, relu=True, stride=2)
-            for conv, pair in zip(convolutions, pairwise(scales), strict=True)
+            _layer(conv.weight, bias, *pair, relu=True, stride=2)
+            for conv, bias, pair in zip(convolutions, biases, pairwise(scales), strict=True)
         ]
-        first = convolutions[0]
-        shifted = cast(Tensor, first.bias) + first.weight.sum(dim=(1, 2, 3)) / 255
-        self._encoder[0] = self._encoder[0]._replace(bias=shifted.detach())
         self._mu_scale = _Scale(next(largest) / 127, _ZERO)
         z_scale = _Scale(next(largest) / 127, _ZERO)
-        linear = linear_layers(network)
-        self._shape = linear.shape
-        self._to_mu = _layer(linear.to_mu_ZF, linear.mu_bias_Z, scales[-1], None)
-        self._from_z = _layer(linear.from_z_FZ, linear.bias_F, self._mu_scale, z_scale)
+        to_mu, from_z, self._shape = linear_layers(network)
+        self._to_mu = _layer(*to_mu, scales[-1], None)
+        self._from_z = _layer(*from_z, self._mu_scale, z_scale)
         scales = [z_scale, *(_Scale(next(largest) / 255, 0) for _ in ups[1:])]
         biases = [cast(Tensor, up.bias).repeat(len(PHASES)) for up in ups]
         self._ups = [
@@ -105,39 +99,20 @@ class _Scale(NamedTuple):
     zero: int
 
 
-class _Layer(NamedTuple):
-    """A convolution, or a linear layer where stride is 0, of unsigned bytes to unsigned bytes or to float32."""
-
-    packed: Tensor
-    step_K: Tensor
-    zero_K: Tensor
-    bias: Tensor
-    before: _Scale
-    after: _Scale | None
-    relu: bool
-    stride: int
-
-    def __call__(self, x: Tensor) -> Tensor:
-        weights = (*self.before, self.packed, self.step_K, self.zero_K, self.bias)
-        out = (*(self.after or (1.0, 0)), torch.float32 if self.after is None else torch.uint8)
-        post: tuple[Any, ...] = ("relu" if self.relu else "none", [], "")
-        if self.stride:
-            shape = ([self.stride] * 2, [1, 1], [1, 1], 1)
-            return cast(Tensor, torch.ops.onednn.qconv2d_pointwise(x, *weights, *shape, *out, *post))
-        return cast(Tensor, torch.ops.onednn.qlinear_pointwise(x, *weights, *out, *post))
-
-
 def _layer(
-    weight: Tensor, bias: Tensor | None, before: _Scale, after: _Scale | None, *, relu: bool = False, stride: int = 1
-) -> _Layer:
+    weight: Tensor, bias: Tensor, before: _Scale, after: _Scale | None, *, relu: bool = False, stride: int = 1
+) -> Callable[[Tensor], Tensor]:
+    """A convolution, or a linear layer, of unsigned bytes to unsigned bytes, or to float32 without a scale after it."""
+    ops: Any = torch.ops.onednn
     weight = weight.detach()
     step_K = weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127
     whole = (weight / step_K.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8)
-    is_linear = weight.dim() == 2
-    if is_linear:
-        packed = torch.ops.onednn.qlinear_prepack(whole, None)
-    else:
-        packed = torch.ops.onednn.qconv_prepack(whole, step_K, *before, [stride] * 2, [1, 1], [1, 1], 1, None)
-    zero_K = torch.zeros(len(step_K), dtype=torch.int64)
-    assert bias is not None
-    return _Layer(packed, step_K, zero_K, bias.detach(), before, after, relu, 0 if is_linear else stride)
+    scales = (step_K, torch.zeros(len(step_K), dtype=torch.int64), bias.detach())
+    post: tuple[Any, ...] = ("relu" if relu else "none", [], "")
+    out = (*(after or (1.0, 0)), torch.uint8 if after else torch.float32, *post)
+    if weight.dim() == 2:
+        packed = ops.qlinear_prepack(whole, None)
+        return lambda x: cast(Tensor, ops.qlinear_pointwise(x, *before, packed, *scales, *out))
+    geometry = ([stride] * 2, [1, 1], [1, 1], 1)  # stride, padding, dilation, groups
+    packed = ops.qconv_prepack(whole, step_K, *before, *geometry, None)
+    return lambda x: cast(Tensor, ops.qconv2d_pointwise(x, *before, packed, *scales, *geometry, *out))
