@@ -46,14 +46,14 @@ def check(location: str) -> Report:
     run = directory.open_run(location)
     report = Report(run, finished=run.finished)
     _, foreign = shards.list_parts(run)
-    report.problems += [f"{shards.PARTS}/{name}: does not belong there" for name in foreign]
+    report.problems += [f"{name}: does not belong there" for name in foreign]
     for part in shards.read_parts(run, range(run.plan.shards)):
         report.problems += [f"{name}: {why}" for name, why in part.damaged.items()]
         if part.next_attempt(run.retries) is None:
             report.done += 1
             report.rows += part.table.num_rows
         elif report.finished and not part.damaged:
-            report.problems.append(f"{shards.PARTS}/{shards.part_name(part.shard)}: is missing")
+            report.problems.append(f"{shards.part_name(part.shard)}: is missing")
     if report.finished:
         report.problems += _altered(run)
         if report.done == run.plan.shards:

@@ -189,8 +189,7 @@ def _reconcile(run: Run, parts: Sequence[Part], scored: pa.Table) -> None:
     name = shards.part_name(parts[place].shard, parts[place].attempt)
     row = f"row {wrong - first_P[place] + 1}: status {status[wrong]} with score {score[wrong]}"
     raise CrackvaeError(
-        f"{run.location}: {shards.PARTS}/{name}: {row}; "
-        "delete the file, run the same command again, and please report it"
+        f"{run.location}: {name}: {row}; delete the file, run the same command again, and please report it"
     )
 
 

@@ -88,7 +88,7 @@ def load(run: Run) -> Judge:
     with storage.open_input(run.path(CALIBRATION)) as stream:
         table = pq.read_table(stream)
     cure = "delete it, and call `crackvae threshold` again"
-    chosen = storage.read_json(run.path(THRESHOLD), _numbers, cure) or {}
+    chosen = storage.read_json(run.path(THRESHOLD), lambda told: {k: float(v) for k, v in told.items()}, cure) or {}
     return Judge(
         Normals(*(table[name].to_numpy() for name in ("score", "worst_tile_score", "tiles"))),
         {name: table[name].to_numpy() for name in BASELINES},
@@ -97,10 +97,6 @@ def load(run: Run) -> Judge:
         run.facts["scoring"]["score"],
         chosen.get("value"),
     )
-
-
-def _numbers(chosen: Any) -> dict[str, float]:
-    return {name: float(value) for name, value in chosen.items()}
 
 
 def set_threshold(run: Run, *, quantile: float | None, value: float | None) -> Judge:

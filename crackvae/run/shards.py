@@ -30,10 +30,8 @@ from crackvae.schema import PART, SCHEMA_VERSION, Status
 PARTS = "parts"
 _NAME = re.compile(r"(\d{5})/part-(\d{8,})(?:\.a(\d+))?\.parquet")
 _IDENTITY_KEY = b"crackvae.run"
-_VERSION_KEY = b"crackvae.schema_version"
 _SHARD_KEY = b"crackvae.shard"
 _ATTEMPT_KEY = b"crackvae.attempt"
-_ROWS_KEY = b"crackvae.rows"
 _DIGEST_KEY = b"crackvae.sha256"
 _ZEROS = b"0" * 64
 _DIGEST = re.compile(_DIGEST_KEY + rb"..([0-9a-f]{64})", re.DOTALL)  # two bytes of Thrift say: a text, 64 long
@@ -88,30 +86,18 @@ class _NotWholeError(Exception):
 
 
 def part_name(number: int, attempt: int = 0) -> str:
-    """The path of a shard's file below parts/, in folders of 1,000."""
-    return f"{number // 1000:05d}/part-{number:08d}{f'.a{attempt}' if attempt else ''}.parquet"
-
-
-def part_location(run_location: str, name: str) -> str:
-    """Where a file below parts/ lies."""
-    return storage.join(run_location, PARTS, name)
+    """The path of a shard's file in the run directory, in folders of 1,000."""
+    return f"{PARTS}/{number // 1000:05d}/part-{number:08d}{f'.a{attempt}' if attempt else ''}.parquet"
 
 
 def write_part(run_location: str, identity: str, work: Work, table: pa.Table) -> None:
-    """Commits a shard: its file becomes visible whole.
-
-    Args:
-        run_location: The run directory.
-        identity: Of the run.
-        work: Shard and attempt.
-        table: Columns of `schema.PART`, one row per file of the shard, in order.
-    """
+    """Commits a shard, a row of `schema.PART` for each of its files in order: its file becomes visible whole."""
     metadata = {
         _IDENTITY_KEY: identity,
-        _VERSION_KEY: str(SCHEMA_VERSION),
+        b"crackvae.schema_version": str(SCHEMA_VERSION),
         _SHARD_KEY: str(work.shard),
         _ATTEMPT_KEY: str(work.attempt),
-        _ROWS_KEY: str(table.num_rows),
+        b"crackvae.rows": str(table.num_rows),
         _DIGEST_KEY: _ZEROS,
     }
     buffer = io.BytesIO()
@@ -122,7 +108,7 @@ def write_part(run_location: str, identity: str, work: Work, table: pa.Table) ->
     data = bytearray(buffer.getvalue())
     at = _digest_at(data)
     data[at] = _sha256(data, at)
-    storage.write_bytes(part_location(run_location, part_name(work.shard, work.attempt)), bytes(data))
+    storage.write_bytes(storage.join(run_location, part_name(work.shard, work.attempt)), bytes(data))
 
 
 def _sha256(data: bytes | bytearray, at: slice) -> bytes:
@@ -139,13 +125,7 @@ def _digest_at(data: bytes | bytearray) -> slice:
 
 
 def read_part(run: Run, number: int, attempts: Iterable[int]) -> Part:
-    """Reads a shard from the newest of its files that is whole.
-
-    Args:
-        run: The run.
-        number: Of the shard.
-        attempts: Whose files are there; those that the run never made are damage too.
-    """
+    """Reads a shard from the newest whole file of these attempts; those that the run never made are damage too."""
     return _read(run, number, attempts, run.plan.shard(number)["image_id"])
 
 
@@ -166,20 +146,15 @@ def list_parts(run: Run) -> tuple[Mapping[int, list[int]], list[str]]:
     for name in storage.list_files(storage.join(run.location, PARTS)):
         match = _NAME.fullmatch(name)
         number, attempt = (int(match[2]), int(match[3] or 0)) if match else (-1, 0)
-        if 0 <= number < run.plan.shards and part_name(number, attempt) == name:
+        if 0 <= number < run.plan.shards and part_name(number, attempt) == f"{PARTS}/{name}":
             attempts[number].append(attempt)
         else:
-            foreign.append(name)
+            foreign.append(f"{PARTS}/{name}")
     return attempts, sorted(foreign)
 
 
 def missing(run: Run, numbers: Iterable[int] | None = None) -> tuple[list[Work], dict[str, str]]:
-    """What is left to score, in order, and the files that do not count, with why.
-
-    Args:
-        run: The run.
-        numbers: Shards to look at; by default all.
-    """
+    """What is left to score, by default of all shards, in order, and the files that do not count, with why."""
     left: list[Work] = []
     damaged: dict[str, str] = {}
     for part in read_parts(run, range(run.plan.shards) if numbers is None else numbers):
@@ -196,7 +171,7 @@ def _read(run: Run, number: int, attempts: Iterable[int], ids: pa.ChunkedArray) 
         try:
             table = _read_file(run, number, attempt, ids)
         except _NotWholeError as error:
-            part.damaged[f"{PARTS}/{part_name(number, attempt)}"] = str(error)
+            part.damaged[part_name(number, attempt)] = str(error)
             continue
         if part.attempt < 0:
             part.attempt, part.table = attempt, table
@@ -207,7 +182,7 @@ def _read_file(run: Run, number: int, attempt: int, ids: pa.ChunkedArray) -> pa.
     if attempt > len(run.retries):
         raise _NotWholeError("is of an attempt that this run never made")
     try:
-        data = storage.read_bytes(part_location(run.location, part_name(number, attempt)))
+        data = storage.read_bytes(run.path(part_name(number, attempt)))
         at = _digest_at(data)
         if _sha256(data, at) != data[at]:  # before it is parsed: then nothing surprises the parser
             raise _NotWholeError("was altered: its SHA-256 is another")

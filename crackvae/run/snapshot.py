@@ -70,17 +70,10 @@ def known(root: str, record: Record | None) -> pa.Table:
 
 
 def compare(listing: pa.Table, before: pa.Table) -> pa.Table:
-    """Tells what is new or changed: by content where both hashes are known, else by size and mtime.
+    """What of a manifest is new or changed since `known`, as a table of `schema.LISTING`.
 
-    What is not known of either (a table of URIs has no times) counts as equal. Neither this nor
-    `write` makes a Python object per file.
-
-    Args:
-        listing: A manifest.
-        before: From `known`.
-
-    Returns:
-        Columns of `schema.LISTING`.
+    It goes by content where both hashes are known, else by size and mtime. What is not known of either (a table of
+    URIs has no times) counts as equal. Neither this nor `write` makes a Python object per file.
     """
     at_L = _places(listing["uri"], before["uri"])
     was = before.select([*_LISTED, "status"]).take(at_L)

@@ -127,11 +127,7 @@ def read(location: str) -> dict[str, Any]:
 
 
 def warnings(drifted: Mapping[str, Any]) -> list[str]:
-    """Why a run may not be believed, with the cure: its images are unlike those of the calibration.
-
-    Args:
-        drifted: What `drift.compare` tells.
-    """
+    """Why a run may not be believed, by `drift.compare`, with the cure: its images are unlike the calibration's."""
     if not drifted["drifted"]:
         return []
     features = drifted["features"]

@@ -188,8 +188,8 @@ def test_reading_and_scoring_apart_writes_the_same_bytes(run, model, tmp_path, r
     assert [json.loads(shard)["shard"] for shard in told] == list(range(original.plan.shards))
     for number in range(original.plan.shards):
         name = shards.part_name(number)
-        ours = (tmp_path / "run" / "parts" / name).read_bytes()
-        assert ours == Path(run.run, "parts", name).read_bytes()
+        ours = (tmp_path / "run" / name).read_bytes()
+        assert ours == Path(run.run, name).read_bytes()
 
 
 def test_a_node_of_other_versions_does_not_even_read_for_a_run(run, model):

@@ -129,7 +129,7 @@ def test_the_log_of_a_job_has_run_and_shard_as_text_and_as_json(model, photograp
     assert all(" flagged, decode " in line for line in told)
     assert any(line.startswith(f"run {run.short_identity}, shard 0: 256 ok, ") for line in told)
 
-    (tmp_path / "text" / shards.PARTS / shards.part_name(3)).unlink()
+    (tmp_path / "text" / shards.part_name(3)).unlink()
     (tmp_path / "text" / "_SUCCESS").unlink()
     lines, run = score(tmp_path / "text", **{logs.FORMAT: "json"})
     records = [json.loads(line) for line in lines]

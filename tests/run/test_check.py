@@ -146,7 +146,7 @@ def test_a_superseded_file_that_is_damaged_is_named_though_nothing_rests_on_it(r
         shards.write_part(run.location, run.identity, work, table)
     finalize.finalize(run)
     assert problems(run) == []
-    flip(tmp_path / "run" / "parts" / shards.part_name(0), 99)
+    flip(tmp_path / "run" / shards.part_name(0), 99)
     assert problems(run) == ["parts/00000/part-00000000.parquet: was altered: its SHA-256 is another"]
 
 

@@ -12,7 +12,7 @@ from crackvae.schema import LOOKS, PART, Status
 
 
 def path_of(run, number, attempt=0):
-    return shards.part_location(run.location, shards.part_name(number, attempt))
+    return run.path(shards.part_name(number, attempt))
 
 
 def damage_of(run):
@@ -32,7 +32,7 @@ def test_a_file_says_whose_it_is_and_what_is_in_it(tmp_path):
 def test_one_flipped_bit_anywhere_is_found(tmp_path, monkeypatch):
     run = create(tmp_path / "run", files=3)
     score(run, [0])
-    path = tmp_path / "run" / "parts" / shards.part_name(0)
+    path = tmp_path / "run" / shards.part_name(0)
     whole = path.read_bytes()
     assert missing(run) == []
     for position in range(len(whole)):
@@ -83,7 +83,7 @@ def test_files_with_other_names_are_told_apart(tmp_path):
         target.parent.mkdir(exist_ok=True)
         target.touch()
     attempts, foreign = shards.list_parts(run)
-    assert foreign == sorted(names)
+    assert foreign == sorted(f"parts/{name}" for name in names)
     assert attempts == {0: [0], 1: [0], 2: [0]}
 
 
@@ -130,7 +130,7 @@ def test_a_late_writer_of_an_earlier_attempt_changes_no_result(tmp_path):
     shards.write_part(run.location, run.identity, Work(1, 0), late)
     finalize.finalize(run)
     after = everything(tmp_path / "run")
-    name = f"parts/{shards.part_name(1)}"
+    name = shards.part_name(1)
     assert before.pop(name) != after.pop(name)
     assert before == after
 
