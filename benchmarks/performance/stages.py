@@ -105,7 +105,7 @@ def of_photograph(path: Path) -> str:
     told, row = _timed(lambda: describe(decoded))
     arrays = pixels(decoded, image)
     scorer.expect(arrays[0][:512, :512].copy())  # the first pass is slow
-    network, (_, sigma_HW) = _timed(lambda: scorer.expect(arrays[0]))
+    network, (_, sigma_HW, _) = _timed(lambda: scorer.expect(arrays[0]))
     evidence, _ = _timed(lambda: find_lines(arrays[0], sigma_HW, loaded.photographs.scale))
     whole, _ = _timed(lambda: scorer.complete(row, arrays))
     seconds = {"read and decode": decoded_seconds, "baselines": told, "network": network, "lines and paths": evidence}

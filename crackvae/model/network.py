@@ -105,11 +105,6 @@ class ConvVAE(nn.Module):
             *decoder[:-1],
         )
 
-    def encode(self, x_B1HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the approximate posterior, each (B, Z)."""
-        h_BF = self.encoder(x_B1HW)
-        return self.to_mu(h_BF), self.to_logvar(h_BF)
-
     def decode(self, z_BZ: Tensor) -> tuple[Tensor, Tensor | None]:
         """The image x_B1HW of a latent vector, in [-1, 1], and the log-variance of its pixels."""
         return split_output(self.decoder(z_BZ))
@@ -121,7 +116,8 @@ class ConvVAE(nn.Module):
 
     def forward(self, x_B1HW: Tensor) -> Output:
         """The reconstruction from one sample z = mu + sigma * noise, as training needs it."""
-        mu_BZ, logvar_BZ = self.encode(x_B1HW)
+        h_BF = self.encoder(x_B1HW)
+        mu_BZ, logvar_BZ = self.to_mu(h_BF), self.to_logvar(h_BF)
         z_BZ = mu_BZ + torch.exp(0.5 * logvar_BZ) * torch.randn_like(mu_BZ)
         return Output(*self.decode(z_BZ), mu_BZ, logvar_BZ)
 

@@ -77,8 +77,7 @@ class PhotoScorer:
             return row | self.score(gray_HW, chroma_hw2, ground)
         except Exception as error:  # of a library, at pixels nobody foresaw, or for want of memory: not the job's end
             self._tiles.check_device()  # raises where no later photograph could be scored either
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            return row | {"status": str(Status.CRASHED), "message": message}
+            return row | _failed(Status.CRASHED, " ".join(f"{type(error).__name__}: {error}".split()))
 
     def anomaly_map(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> tuple[Map, Bools]:
         """The evidence of a photograph, see `evidence.find_lines`, and where it is judged.
@@ -95,7 +94,7 @@ class PhotoScorer:
         gray_HW = resample(gray_HW, self.factor(ground))
         judged_N, _ = self._judged(gray_HW, chroma_hw2)
         judged_hw = self._area(judged_N, gray_HW.shape)
-        expected_HW, sigma_HW = self.expect(gray_HW)
+        expected_HW, sigma_HW, _ = self.expect(gray_HW)
         evidence_hw, _ = evidence.find_lines(gray_HW, sigma_HW, self._photographs.scale, judged_hw)
         return gray_HW, expected_HW, evidence_hw, judged_hw
 
@@ -112,18 +111,17 @@ class PhotoScorer:
             are in pixels of gray_HW.
         """
         if self._pitch is not None and ground is None:
-            return _cannot_judge(f"its pixel pitch is unknown, and the model's is {self._pitch:g} mm")
+            return _failed(Status.CANNOT_JUDGE, f"its pixel pitch is unknown, and the model's is {self._pitch:g} mm")
         known = self._pitch or self._photographs.domain.coarsest
         if ground and known and ground.mm_per_pixel > COARSEST * known:
-            return _cannot_judge(f"{ground.mm_per_pixel:.2g} mm a pixel; the model knows {known:.2g}")
+            return _failed(Status.CANNOT_JUDGE, f"{ground.mm_per_pixel:.2g} mm a pixel; the model knows {known:.2g}")
         factor = self.factor(ground)
         height, width = (round(factor * length) for length in gray_HW.shape)
         if min(height, width) < self._size:
-            message = f"{width}x{height} pixels; a tile has {self._size} a side"
-            return {"status": str(Status.TOO_SMALL), "message": message}
+            return _failed(Status.TOO_SMALL, f"{width}x{height} pixels; a tile has {self._size} a side")
         if height * width > self._most_pixels:
             message = f"{width}x{height} pixels at the model's pitch; over {self._most_pixels / 1e6:g} MP"
-            return {"status": str(Status.TOO_LARGE), "message": message}
+            return _failed(Status.TOO_LARGE, message)
         row = self._score(resample(gray_HW, factor), chroma_hw2, factor, ground)
         for region in row.get("regions", ()):  # rounded, one may end a pixel beyond the photograph
             for start, side, length in (("x", "width", gray_HW.shape[1]), ("y", "height", gray_HW.shape[0])):
@@ -140,10 +138,9 @@ class PhotoScorer:
         row: Row = {"tiles": int(judged_N.sum()), "judged_fraction": float(judged_hw.mean())}
         if row["judged_fraction"] < max(self._rules.min_judged_fraction, 1e-9):
             other = self._photographs.domain.strangest(feature_NF[~judged_N], appearance.FEATURES)
-            return row | _cannot_judge(
-                f"{row['judged_fraction']:.0%} is like the training images; the rest has {other}"
-            )
-        expected_HW, sigma_HW, latent_N = self._expect(gray_HW)
+            message = f"{row['judged_fraction']:.0%} is like the training images; the rest has {other}"
+            return row | _failed(Status.CANNOT_JUDGE, message)
+        expected_HW, sigma_HW, latent_N = self.expect(gray_HW)
         row |= appearance.looks(gray_HW, feature_NF[judged_N], None if judged_N.all() else judged_hw)
         row["latent"] = float(latent_N[judged_N].mean())
         error_N = tile_errors(gray_HW, expected_HW, self._size, self._overlap)
@@ -177,20 +174,16 @@ class PhotoScorer:
         feature_NF = appearance.of_tiles(feature_hwF, gray_HW.shape, self._size, self._overlap)
         return self._photographs.domain.contains(feature_NF), feature_NF
 
-    def expect(self, gray_HW: Gray) -> tuple[Gray, NDArray[np.float16]]:
+    def expect(self, gray_HW: Gray) -> tuple[Gray, NDArray[np.float16], NDArray[np.float32]]:
         """What sound concrete would look like in the photograph's place, blended from tiles without seams.
 
         Args:
             gray_HW: Gray levels, at least a tile a side.
 
         Returns:
-            expected_HW and sigma_HW, its standard deviation, in gray levels. Of a crop, the same inside
-            as far as a reconstruction does not depend on where its tile lies: see docs/photographs.md.
+            expected_HW and sigma_HW, its standard deviation, in gray levels, and latent_N of the tiles. Of a crop, the
+            same inside as far as a reconstruction does not depend on where its tile lies: see docs/photographs.md.
         """
-        return self._expect(gray_HW)[:2]
-
-    def _expect(self, gray_HW: Gray) -> tuple[Gray, NDArray[np.float16], NDArray[np.float32]]:
-        """The same, and latent_N of the tiles."""
         size, overlap = self._size, self._overlap
         down, across = (starts(length, size, overlap) for length in gray_HW.shape)
         weight_KS, weight_JS = blending(down, size, overlap), blending(across, size, overlap)
@@ -243,15 +236,8 @@ def learn(model: Artifact, domain: Domain, normals: Sequence[Gray]) -> Photograp
 def tile_scores(evidence_hw: Map, gray_HW: Gray, darkest: float, size: int, overlap: int) -> NDArray[np.float32]:
     """The score of each tile: the mean of the highest fiftieth of its evidence, and its darkness.
 
-    Darkness counts where it is more than sound concrete shows, by up to 20 gray levels. It tells the
+    Darkness counts where it is more than sound concrete shows, `darkest`, by up to 20 gray levels. It tells the
     cracks that are too wide for lines, and sound lines that are not deep.
-
-    Args:
-        evidence_hw: Of the photograph.
-        gray_HW: The photograph.
-        darkest: As in `Photographs.darkness`.
-        size: Side of a tile.
-        overlap: Of neighbouring tiles.
 
     Returns:
         score_N, row by row as `tile.cut` orders them.
@@ -290,13 +276,7 @@ def tile_errors(gray_HW: Gray, expected_HW: Gray, size: int, overlap: int) -> ND
 
 
 def _region(region: Region, factor: float, ground: Ground | None) -> Row:
-    """A region in pixels of the photograph, and in millimetres where its pitch is known.
-
-    Args:
-        region: In pixels of the resampled photograph.
-        factor: Of those to pixels of the photograph itself.
-        ground: Of the photograph itself.
-    """
+    """A region of the photograph resampled by a factor, in its own pixels, and in millimetres where it has a ground."""
     row: Row = {name: round(getattr(region, name) / factor) for name in ("x", "y", "width", "height")}
     row |= {"area": round(region.area / factor**2), "peak": region.peak}
     row["outline"] = [round(value / factor) for point in region.outline for value in point]
@@ -314,5 +294,5 @@ def _region(region: Region, factor: float, ground: Ground | None) -> Row:
     return row
 
 
-def _cannot_judge(message: str) -> Row:
-    return {"status": str(Status.CANNOT_JUDGE), "message": message}
+def _failed(status: Status, message: str) -> Row:
+    return {"status": str(status), "message": message}
