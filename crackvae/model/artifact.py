@@ -187,7 +187,9 @@ def save(artifact: Artifact, location: str) -> None:
         HISTORY: json.dumps(artifact.history, indent=1).encode(),
     }
     if artifact.calibration is not None:
-        files[CALIBRATION] = _calibration_bytes(artifact.calibration)
+        buffer = io.BytesIO()
+        pq.write_table(artifact.calibration.as_table(), buffer)
+        files[CALIBRATION] = buffer.getvalue()
     if artifact.photographs is not None:
         files[PHOTOGRAPHS] = _photographs_bytes(artifact.photographs)
     for name, data in files.items():
@@ -274,12 +276,6 @@ def _read_file(location: str, name: str, sha: str) -> bytes:
     return data
 
 
-def _calibration_bytes(calibration: Calibration) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(calibration.as_table(), buffer)
-    return buffer.getvalue()
-
-
 def _photographs_bytes(photographs: Photographs) -> bytes:
     domain = photographs.domain
     content = {
@@ -297,12 +293,8 @@ def _photographs_bytes(photographs: Photographs) -> bytes:
 
 def _read_photographs(data: bytes) -> Photographs:
     content = json.loads(data)
-    domain = Domain(
-        np.asarray(content["mean"], np.float64),
-        np.asarray(content["precision"], np.float64),
-        content["limit"],
-        content["coarsest"],
-    )
+    mean_F, precision_FF = (np.asarray(content[name], np.float64) for name in ("mean", "precision"))
+    domain = Domain(mean_F, precision_FF, content["limit"], content["coarsest"])
+    learnt = Scale(**content["scale"]), content["darkness"], content["size_exponent"]
     map_limit = content["map_limit"]
-    scale, known = Scale(**content["scale"]), (content["darkness"], content["size_exponent"])
-    return Photographs(domain, scale, *known, math.inf if map_limit is None else map_limit)
+    return Photographs(domain, *learnt, math.inf if map_limit is None else map_limit)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from crackvae.model.artifact import Artifact
 from crackvae.statistics import calibration
 
@@ -20,8 +18,9 @@ def write(model: Artifact) -> str:
     config, told = model.config, model.provenance
     parameters = sum(weight.numel() for weight in model.network().parameters())
     changes = ", ".join(f"{key} = {value}" for key, value in config.changes().items()) or "none"
+    images = f"{told['train_normals']:,}" if "train_normals" in told else "an unknown number of"
     trained = [
-        f"{_count(told.get('train_normals'))} sound images, no crack; SHA-256 of their contents and of the validation "
+        f"{images} sound images, no crack; SHA-256 of their contents and of the validation "
         f"images' {str(told.get('data', 'unknown'))[:16]}...",
         f"{len(model.history)} epochs, seed {config.training.seed}, {told.get('date', 'date unknown')}, "
         f"crackvae {told.get('crackvae', 'unknown')}, {told.get('machine', 'machine unknown')}",
@@ -81,7 +80,3 @@ def _calibration(model: Artifact) -> list[str]:
         pitch = model.config.image.mm_per_pixel or model.photographs.domain.coarsest
         lines.append(f"pixel pitch {f'up to {pitch:.3g} mm' if pitch else 'unknown'}")
     return lines
-
-
-def _count(number: Any) -> str:
-    return "an unknown number of" if number is None else f"{number:,}"

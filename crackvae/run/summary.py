@@ -153,9 +153,8 @@ def _set_metrics(rows: pd.DataFrame, judge: Judge) -> dict[str, Any]:
     for name, threshold in thresholds.items():
         score_N = rows[name].to_numpy()
         resampled = intervals.bootstrap(score_N, is_crack_N, group_N, threshold)
-        cards[name] = _as_dict(resampled)
-        cards[name]["confusion"] = metrics.confusion(score_N, is_crack_N, threshold)
-        cards[name]["threshold"] = threshold
+        confusion = metrics.confusion(score_N, is_crack_N, threshold)
+        cards[name] = {**_as_dict(resampled), "confusion": confusion, "threshold": threshold}
         if name == "score":
             of_model = resampled
         else:

@@ -46,11 +46,7 @@ def compare(survey_NF: Features, calibration_nF: Features, names: Sequence[str])
 
 
 class Spread:
-    """Keeps MOST_IMAGES to twice as many rows, spread evenly over all that come.
-
-    Args:
-        features: Columns F.
-    """
+    """Keeps MOST_IMAGES to twice as many rows of F features, spread evenly over all that come."""
 
     def __init__(self, features: int) -> None:
         self._kept_NF = np.empty((0, features), np.float32)

@@ -78,13 +78,7 @@ class Resampled:
 
 
 def bootstrap(
-    score_N: Floats,
-    is_crack_N: Bools,
-    group_N: Groups,
-    threshold: float,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
+    score_N: Floats, is_crack_N: Bools, group_N: Groups, threshold: float, *, resamples: int = 1000, seed: int = 0
 ) -> Resampled:
     """Every one of METRICS, resampled by the stratified cluster bootstrap.
 
