@@ -102,7 +102,7 @@ def roc(scored: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure:
             if card["roc_auc"]["value"] is None:
                 continue
             label = f"{name} {score}: AUC {tables.interval(card['roc_auc'])}"
-            fpr_V, recall_V, _ = statistics.curve(rows[column].to_numpy(), is_crack_N)
+            fpr_V, recall_V = statistics.curve(rows[column].to_numpy(), is_crack_N)
             whole.plot(fpr_V, recall_V, style, color=colour, label=label)
             # In steps: between two thresholds there is nothing, and a logarithmic axis would bend
             # the straight line that stands for ties.

@@ -170,12 +170,11 @@ def confusion(score_N: Floats, is_crack_N: Bools, threshold: float) -> dict[str,
     return dict(zip(("tn", "fp", "fn", "tp"), np.bincount(cell_N, minlength=4).tolist(), strict=True))
 
 
-def curve(score_N: Floats, is_crack_N: Bools) -> tuple[Float64s, Float64s, Float64s]:
-    """The points of the ROC and the precision-recall curve.
+def curve(score_N: Floats, is_crack_N: Bools) -> tuple[Float64s, Float64s]:
+    """The points of the ROC curve.
 
     Returns:
-        fpr_V, recall_V and precision_V, the first two growing from 0 to 1. Point 0 flags nothing
-        (its precision is NaN, which plots as a gap); then one point per distinct score. A rate
+        fpr_V and recall_V, growing from 0 to 1. Point 0 flags nothing; then one point per distinct score. A rate
         whose class is missing is NaN.
 
     Raises:
@@ -183,7 +182,7 @@ def curve(score_N: Floats, is_crack_N: Bools) -> tuple[Float64s, Float64s, Float
     """
     ranking = Ranking(score_N, is_crack_N, threshold=np.inf)
     (tp_V,), (fp_V,) = ranking.counts(np.ones((1, np.size(score_N)), np.int64))
-    return _ratio(fp_V, fp_V[-1]), _ratio(tp_V, tp_V[-1]), _ratio(tp_V, tp_V + fp_V)
+    return _ratio(fp_V, fp_V[-1]), _ratio(tp_V, tp_V[-1])
 
 
 def _take(value_RV: npt.NDArray[np.int64], column_R: Ints) -> npt.NDArray[np.int64]:
