@@ -46,11 +46,7 @@ class _Graph(nn.Module):
 
 
 def write(model: Artifact, out: str) -> list[str]:
-    """Writes the graph, in fp32 and for any number of tiles of uint8; its metadata say what it is.
-
-    Args:
-        model: A calibrated model.
-        out: The ONNX file.
+    """Writes a calibrated model's graph, in fp32 and for any number of tiles of uint8; its metadata say what it is.
 
     Returns:
         What it holds and what stays outside, for people.

@@ -26,11 +26,7 @@ _ZERO = 128  # stands for zero where values have both signs
 
 @torch.inference_mode()
 def largest_activations(network: ConvVAE, tile_BHW: Tensor) -> Tensor:
-    """The largest absolute output of each layer that is quantised, for these tiles.
-
-    Args:
-        network: Trained.
-        tile_BHW: Gray levels 0..255 (uint8).
+    """The largest absolute output of each layer that is quantised, for these tiles of gray levels 0..255 (uint8).
 
     Returns:
         largest_L: Of the encoder's convolutions, of mu, of the decoder's linear layer, and of its
