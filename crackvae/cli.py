@@ -30,6 +30,7 @@ train, calibrate, evaluate, score, nightly, reproduce and demo go on where they 
 
 
 _Command = Callable[[str, str, str], argparse.ArgumentParser]  # name, about, example
+_Add = Callable[..., argparse.Action]
 
 _SCORE = ("score", "evaluate", "nightly", "calibrate")  # commands that start workers on one machine
 _PATIENCE_SECONDS = 10  # Ray takes 3 to 6 to end
@@ -179,226 +180,210 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    _add_data_commands(command)
-    _add_model_commands(command)
-    _add_run_commands(command)
-    _add_whole_experiments(command)
-    _add_submit(command)
+    _add_models(command)
+    _add_scoring(command)
+    _add_judging(command)
+    _add_others(command)
     return parser
 
 
-def _add_data_commands(command: _Command) -> None:
-    sub = command("index", "list images into a manifest; opens none of them", "metu.zip --out manifest.parquet")
-    _add_sources(sub)
-    _add_out(sub, "the manifest (Parquet)")
+def _add_models(command: _Command) -> None:
+    about = "list images into a manifest; opens none of them"
+    add = command("index", about, "metu.zip --out manifest.parquet").add_argument
+    _add_sources(add)
+    _add_out(add, "the manifest (Parquet)")
 
-    sub = command(
-        "split",
-        "group twins and plan splits that do not leak",
-        "manifest.parquet --out split.parquet --external-normal 0.25",
-    )
-    sub.add_argument("manifest", help="from `crackvae index`")
-    _add_out(sub, "the manifest with splits; its leakage report lies beside it (.leakage.json)")
-    _add_split_options(sub)
+    example = "manifest.parquet --out split.parquet --external-normal 0.25"
+    add = command("split", "group twins and plan splits that do not leak", example).add_argument
+    add("manifest", help="from `crackvae index`")
+    _add_out(add, "the manifest with splits; its leakage report lies beside it (.leakage.json)")
+    _add_split_options(add)
 
-
-def _add_model_commands(command: _Command) -> None:
-    sub = command(
-        "train", "train and calibrate a model on the normals of a split manifest", "split.parquet --out model"
-    )
-    sub.add_argument("manifest", help="from `crackvae split`")
-    _add_out(sub, "directory of the model")
-    _add_config(sub)
-    workers = "training processes (default: one per GPU, or one)"
-    sub.add_argument("--workers", type=_positive, metavar="N", help=workers)
-    sub.add_argument("--from", dest="start_from", metavar="MODEL", help="begin with its weights")
-    _add_device(sub)
+    about = "train and calibrate a model on the normals of a split manifest"
+    add = command("train", about, "split.parquet --out model").add_argument
+    add("manifest", help="from `crackvae split`")
+    _add_out(add, "directory of the model")
+    _add_config(add)
+    add("--workers", type=_positive, metavar="N", help="training processes (default: one per GPU, or one)")
+    add("--from", dest="start_from", metavar="MODEL", help="begin with its weights")
+    _add_device(add)
 
     example = "model split.parquet --out evaluation\n  crackvae evaluate runs/bridge-17 --labels found-on-site.csv"
-    sub = command("evaluate", "score labelled splits, or take a scored run and labels, and add up metrics", example)
-    sub.add_argument("model", help="from `crackvae train`, or `pretrained`; with --labels, a run of `crackvae score`")
-    sub.add_argument("manifest", nargs="?", help="from `crackvae split`; not with --labels")
-    sub.add_argument("--out", metavar="PATH", help="the run directory; not with --labels")
+    about = "score labelled splits, or take a scored run and labels, and add up metrics"
+    add = command("evaluate", about, example).add_argument
+    add("model", help="from `crackvae train`, or `pretrained`; with --labels, a run of `crackvae score`")
+    add("manifest", nargs="?", help="from `crackvae split`; not with --labels")
+    add("--out", metavar="PATH", help="the run directory; not with --labels")
     labels = "table (.csv, .parquet) of image_id and label, for a run that is scored already; scores nothing"
-    sub.add_argument("--labels", metavar="FILE", help=labels)
-    _add_label_column(sub)
-    _add_device(sub)
+    add("--labels", metavar="FILE", help=labels)
+    _add_label_column(add)
+    _add_device(add)
 
     about = "calibrate a model on sound images of your own, which it was not trained on"
-    sub = command("calibrate", about, "pretrained /data/sound --out model")
-    sub.add_argument("model", help="from `crackvae train`, or `pretrained`")
-    _add_sources(sub)
-    _add_out(sub, "directory of the new model")
-    _add_device(sub)
+    add = command("calibrate", about, "pretrained /data/sound --out model").add_argument
+    _add_model(add)
+    _add_sources(add)
+    _add_out(add, "directory of the new model")
+    _add_device(add)
 
 
-def _add_run_commands(command: _Command) -> None:
+def _add_scoring(command: _Command) -> None:
     about = "tell what scoring a survey will take, from its listing and a sample of it"
-    sub = command("plan", about, "model s3://surveys/2026")
-    sub.add_argument("model", help="from `crackvae train`, or `pretrained`")
-    _add_sources(sub)
-    _add_device(sub)
+    add = command("plan", about, "model s3://surveys/2026").add_argument
+    _add_model(add)
+    _add_sources(add)
+    _add_device(add)
 
-    sub = command("score", "score every image of a survey", "model /data/bridge-17 --out runs/bridge-17")
-    sub.add_argument("model", help="from `crackvae train`, or `pretrained`")
-    _add_sources(sub)
-    _add_out(sub, "the run directory")
-    _add_device(sub)
-    _add_photograph_options(sub)
+    add = command("score", "score every image of a survey", "model /data/bridge-17 --out runs/bridge-17").add_argument
+    _add_model(add)
+    _add_sources(add)
+    _add_out(add, "the run directory")
+    _add_device(add)
+    pitch = "ground sampling distance of the photographs (default: what their EXIF says)"
+    add("--mm-per-pixel", type=_positive_number, metavar="MM", help=pitch)
+    add("--tiles", action="store_true", help="keep every tile's score and error, in tiles/")
+    _add_structures(add)
     retry = "try the files of this status once more (unreadable, crashed, ...); all other rows are kept"
-    sub.add_argument("--retry", type=_failed_status, metavar="STATUS", help=retry)
+    add("--retry", type=_failed_status, metavar="STATUS", help=retry)
 
-    _add_nightly(
-        command("nightly", "score what is new since the night before", "model s3://bucket/survey --out nights")
-    )
+    about = "score what is new since the night before"
+    add = command("nightly", about, "model s3://bucket/survey --out nights").add_argument
+    _add_model(add)
+    add("source", metavar="SOURCE", help="folder, archive, or table of URIs, always the same")
+    _add_out(add, "directory of all nights; latest.json names the newest snapshot")
+    _add_device(add)
+    by_content = "read new and changed files first: one with another time and equal content is not scored again"
+    add("--content-hash", action="store_true", help=by_content)
+    anew = "another model or kind of machine scores everything anew; no effect where it is the same"
+    add("--new-generation", action="store_true", help=anew)
+    accept = "compare later nights with tonight's level, once (not in a schedule)"
+    add("--accept-drift", action="store_true", help=accept)
 
-    sub = command(
-        "threshold", "judge a scored run by another threshold; scores nothing", "runs/bridge-17 --quantile 0.99"
-    )
-    sub.add_argument("run", help="from `crackvae score` or `evaluate`")
-    which = sub.add_mutually_exclusive_group(required=True)
+
+def _add_judging(command: _Command) -> None:
+    about = "judge a scored run by another threshold; scores nothing"
+    sub = command("threshold", about, "runs/bridge-17 --quantile 0.99")
+    add = sub.add_argument
+    add("run", help="from `crackvae score` or `evaluate`")
+    either = sub.add_mutually_exclusive_group(required=True).add_argument
     of_normals = "of the scores of the model's calibration normals; 0.95 is the one of the recipe"
-    which.add_argument("--quantile", type=float, metavar="Q", help=of_normals)
-    which.add_argument("--value", type=float, metavar="V", help="a score above it is a crack")
+    either("--quantile", type=float, metavar="Q", help=of_normals)
+    either("--value", type=float, metavar="V", help="a score above it is a crack")
 
     about = "make one HTML page of a run: what was found, and how far to believe it"
     sub = command("report", about, "runs/bridge-17 --no-location")
-    sub.add_argument("run", help="from `crackvae score` or `evaluate`, which make the page at their end, too")
-    sub.add_argument("--model", metavar="MODEL", help="what scored it (default: where it lay then)")
-    by = sub.add_mutually_exclusive_group()
-    _add_structures(by)
-    by.add_argument("--folders", action="store_true", help="results by folder again, not by structure")
+    add = sub.add_argument
+    add("run", help="from `crackvae score` or `evaluate`, which make the page at their end, too")
+    add("--model", metavar="MODEL", help="what scored it (default: where it lay then)")
+    either = sub.add_mutually_exclusive_group().add_argument
+    _add_structures(either)
+    either("--folders", action="store_true", help="results by folder again, not by structure")
     where = "--no-location leaves out where photographs were taken, to share it (default: as in the page before)"
-    sub.add_argument("--location", action=argparse.BooleanOptionalAction, help=where)
+    add("--location", action=argparse.BooleanOptionalAction, help=where)
 
-    _add_review(command)
-
-    about = "write a run's findings, or a model, for other tools"
-    sub = command("export", about, "runs/bridge-17 --coco findings.json\n  crackvae export model --onnx model.onnx")
-    sub.add_argument("source", metavar="RUN|MODEL", help="a finished run for --coco, a model for --onnx")
-    which = sub.add_mutually_exclusive_group(required=True)
-    which.add_argument("--coco", metavar="FILE", help="boxes and outlines of what was flagged, as COCO JSON")
-    which.add_argument("--onnx", metavar="FILE", help="the network as an ONNX graph, with the score if reference")
-
-    sub = command("check", "verify a run from its files alone, or say how far it is", "runs/bridge-17")
-    sub.add_argument("run", help="from `crackvae score` or `evaluate`")
-
-    _add_compare(command("compare", "show where two surveys differ", "runs/2025 runs/2026 --out changes"))
-
-
-def _add_review(command: _Command) -> None:
     example = "runs/bridge-17 --fdr 0.1\n  crackvae review runs/bridge-17 --decisions decisions.csv"
     sub = command("review", "list what to look at, as much as statistics choose; add up what people decided", example)
-    sub.add_argument("run", help="from `crackvae score` or `evaluate`")
-    which = sub.add_mutually_exclusive_group()
+    add = sub.add_argument
+    add("run", help="from `crackvae score` or `evaluate`")
+    either = sub.add_mutually_exclusive_group().add_argument
     fdr = "the longest list of which a share of at most Q is expected to be sound (default: 0.1)"
-    which.add_argument("--fdr", type=float, metavar="Q", help=fdr)
-    which.add_argument("--budget", type=_positive, metavar="N", help="or the N images of smallest p-value")
+    either("--fdr", type=float, metavar="Q", help=fdr)
+    either("--budget", type=_positive, metavar="N", help="or the N images of smallest p-value")
     decisions = "CSV of image_id, decision (crack, no crack, unsure) and note, as the page writes it"
-    which.add_argument("--decisions", metavar="FILE", help=decisions)
+    either("--decisions", metavar="FILE", help=decisions)
     audit = "images drawn at random of those not listed, to bound what is missed (default: %(default)s)"
-    sub.add_argument("--audit", type=_positive, default=100, metavar="N", help=audit)
-    sub.add_argument("--seed", type=_count, default=0, metavar="N", help="of the draw (default: %(default)s)")
-    sub.add_argument("--model", metavar="MODEL", help="what scored the run (default: where it lay then)")
-    calibrated = (
-        "with --decisions: a new version of the model, calibrated with the sound images of the random sample, too"
-    )
-    sub.add_argument("--calibrated", metavar="NEW_MODEL", help=calibrated)
+    add("--audit", type=_positive, default=100, metavar="N", help=audit)
+    add("--seed", type=_count, default=0, metavar="N", help="of the draw (default: %(default)s)")
+    add("--model", metavar="MODEL", help="what scored the run (default: where it lay then)")
+    calibrated = "a new version of the model, calibrated with the sound images of the random sample, too"
+    add("--calibrated", metavar="NEW_MODEL", help=f"with --decisions: {calibrated}")
     training = "with --decisions: a manifest of the other images that were decided, labelled, to train with"
-    sub.add_argument("--training", metavar="MANIFEST", help=training)
+    add("--training", metavar="MANIFEST", help=training)
 
 
-def _add_whole_experiments(command: _Command) -> None:
-    sub = command("reproduce", "run the reference experiment from images to metrics", "metu.zip --out runs/metu")
-    _add_sources(sub)
-    _add_out(sub, "directory of manifest, splits, model and evaluation")
-    _add_split_options(sub)
-    _add_config(sub)
-    _add_device(sub)
+def _add_others(command: _Command) -> None:
+    example = "runs/bridge-17 --coco findings.json\n  crackvae export model --onnx model.onnx"
+    sub = command("export", "write a run's findings, or a model, for other tools", example)
+    add = sub.add_argument
+    add("source", metavar="RUN|MODEL", help="a finished run for --coco, a model for --onnx")
+    either = sub.add_mutually_exclusive_group(required=True).add_argument
+    either("--coco", metavar="FILE", help="boxes and outlines of what was flagged, as COCO JSON")
+    either("--onnx", metavar="FILE", help="the network as an ONNX graph, with the score if reference")
 
-    sub = command("demo", "run everything on images that crackvae makes itself", "--out crackvae-demo")
-    sub.add_argument("--out", default="crackvae-demo", metavar="DIR", help="default: %(default)s")
+    add = command("check", "verify a run from its files alone, or say how far it is", "runs/bridge-17").add_argument
+    add("run", help="from `crackvae score` or `evaluate`")
 
+    add = command("compare", "show where two surveys differ", "runs/2025 runs/2026 --out changes").add_argument
+    add("old", help="a finished run")
+    add("new", help="a later one")
+    _add_out(add, "directory of compare.parquet and compare.csv")
+    by_place = "match photographs by position, within this distance (default: by name)"
+    add("--radius", type=_positive_number, metavar="METRES", help=by_place)
+    other = "allow runs of different models; only their p-values and predictions are compared"
+    add("--other-model", action="store_true", help=other)
 
-def _add_submit(command: _Command) -> None:
+    about = "run the reference experiment from images to metrics"
+    add = command("reproduce", about, "metu.zip --out runs/metu").add_argument
+    _add_sources(add)
+    _add_out(add, "directory of manifest, splits, model and evaluation")
+    _add_split_options(add)
+    _add_config(add)
+    _add_device(add)
+
+    add = command("demo", "run everything on images that crackvae makes itself", "--out crackvae-demo").add_argument
+    add("--out", default="crackvae-demo", metavar="DIR", help="default: %(default)s")
+
     example = "score s3://bucket/model s3://bucket/survey --out s3://bucket/run --address http://localhost:8265"
     sub = command("submit", "send train, calibrate, evaluate, score or nightly to a Ray cluster and follow it", example)
     sub.usage = f"{sub.prog} [-h] COMMAND ... --address URL [--image-code]"
-    sub.add_argument("--address", required=True, metavar="URL", help="of the dashboard; its token is in RAY_AUTH_TOKEN")
-    own = "run the crackvae that the cluster has; this one is not sent"
-    sub.add_argument("--image-code", action="store_true", help=own)
+    add = sub.add_argument
+    add("--address", required=True, metavar="URL", help="of the dashboard; its token is in RAY_AUTH_TOKEN")
+    add("--image-code", action="store_true", help="run the crackvae that the cluster has; this one is not sent")
 
 
-def _add_sources(parser: argparse.ArgumentParser) -> None:
+def _add_model(add: _Add) -> None:
+    add("model", help="from `crackvae train`, or `pretrained`")
+
+
+def _add_sources(add: _Add) -> None:
     sources = (
         "folder, .zip, .tar, .tar.gz, image, table of URIs (.parquet, .csv) or manifest; "
         "a path or a URI (s3://, gs://, file://)"
     )
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help=sources)
+    add("sources", nargs="+", metavar="SOURCE", help=sources)
     for label in ("normal", "crack"):
         names = f"folder or label that means {label} (default: the usual names)"
-        parser.add_argument(f"--{label}", action="append", default=[], metavar="NAME", help=names)
-    _add_label_column(parser)
+        add(f"--{label}", action="append", default=[], metavar="NAME", help=names)
+    _add_label_column(add)
 
 
-def _add_label_column(parser: argparse.ArgumentParser) -> None:
-    column = "a table's column of labels (default: %(default)s)"
-    parser.add_argument("--label-column", default="label", metavar="NAME", help=column)
+def _add_label_column(add: _Add) -> None:
+    add("--label-column", default="label", metavar="NAME", help="a table's column of labels (default: %(default)s)")
 
 
-def _add_out(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--out", required=True, type=_place, metavar="PATH", help=what)
+def _add_out(add: _Add, what: str) -> None:
+    add("--out", required=True, type=_place, metavar="PATH", help=what)
 
 
-def _add_split_options(parser: argparse.ArgumentParser) -> None:
+def _add_split_options(add: _Add) -> None:
     for label, default in (("normal", 0.25), ("crack", 0.75)):
         amount = f"{label}s in the external set: a count, or a share with a point (default: %(default)s)"
-        parser.add_argument(f"--external-{label}", type=_amount, default=default, metavar="N|F", help=amount)
-    parser.add_argument("--seed", type=_count, default=0, metavar="N", help="of the split (default: %(default)s)")
+        add(f"--external-{label}", type=_amount, default=default, metavar="N|F", help=amount)
+    add("--seed", type=_count, default=0, metavar="N", help="of the split (default: %(default)s)")
 
 
-def _add_photograph_options(parser: argparse.ArgumentParser) -> None:
-    pitch = "ground sampling distance of the photographs (default: what their EXIF says)"
-    parser.add_argument("--mm-per-pixel", type=_positive_number, metavar="MM", help=pitch)
-    parser.add_argument("--tiles", action="store_true", help="keep every tile's score and error, in tiles/")
-    _add_structures(parser)
-
-
-def _add_structures(parser: argparse._ActionsContainer) -> None:
+def _add_structures(add: _Add) -> None:
     structures = "CSV with the columns pattern, structure, element: adds up results by structure"
-    parser.add_argument("--structures", metavar="FILE", help=structures)
+    add("--structures", metavar="FILE", help=structures)
 
 
-def _add_nightly(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="from `crackvae train`, or `pretrained`")
-    parser.add_argument("source", metavar="SOURCE", help="folder, archive, or table of URIs, always the same")
-    _add_out(parser, "directory of all nights; latest.json names the newest snapshot")
-    _add_device(parser)
-    by_content = "read new and changed files first: one with another time and equal content is not scored again"
-    parser.add_argument("--content-hash", action="store_true", help=by_content)
-    anew = "another model or kind of machine scores everything anew; no effect where it is the same"
-    parser.add_argument("--new-generation", action="store_true", help=anew)
-    accept = "compare later nights with tonight's level, once (not in a schedule)"
-    parser.add_argument("--accept-drift", action="store_true", help=accept)
+def _add_config(add: _Add) -> None:
+    add("--config", metavar="FILE", help="TOML; what it leaves out follows from its recipe")
 
 
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", help="a finished run")
-    parser.add_argument("new", help="a later one")
-    _add_out(parser, "directory of compare.parquet and compare.csv")
-    by_place = "match photographs by position, within this distance (default: by name)"
-    parser.add_argument("--radius", type=_positive_number, metavar="METRES", help=by_place)
-    other = "allow runs of different models; only their p-values and predictions are compared"
-    parser.add_argument("--other-model", action="store_true", help=other)
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="TOML; what it leaves out follows from its recipe")
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
+def _add_device(add: _Add) -> None:
     default = "default: cuda where the cluster has a GPU"
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=default)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help=default)
 
 
 def _count(text: str, least: int = 0) -> int:
