@@ -1,4 +1,7 @@
-"""What the commands do, step by step, and what they print: tables to standard output."""
+"""What the commands do, step by step, and what they print: tables to standard output.
+
+A command is the function of its name, and its options, as `cli` has them, are the arguments.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
     from crackvae.cluster.nightly import Night
     from crackvae.cluster.scoring import Outcome
-    from crackvae.dataset.leakage import Leakage
     from crackvae.report import page
 
 # Ray and torch take 3 s to import: `index` and `split` do without.
@@ -46,15 +48,7 @@ _DEMO_TRAINING = TrainingConfig(epochs=6)
 
 
 def run(command: str, options: dict[str, Any]) -> int:
-    """Runs the command of a name; in a cluster, only what its nodes can do.
-
-    Args:
-        command: It is the function of that name here,
-        options: and these are its arguments.
-
-    Returns:
-        The exit code.
-    """
+    """Runs a command; in a cluster, only what its nodes can do. Returns the exit code."""
     act = globals()[command]
     if command not in ON_CLUSTERS or not options["out"] or not os.environ.get("RAY_ADDRESS"):
         return int(act(**options))
@@ -66,13 +60,7 @@ def run(command: str, options: dict[str, Any]) -> int:
 
 
 def index(sources: Sequence[str], out: str, **labels: Any) -> ExitCode:
-    """Lists sources into a manifest, prints what was found.
-
-    Args:
-        sources: Folders, archives, images, tables or manifests.
-        out: The manifest.
-        labels: normal, crack and label_column, as for `manifest.listing`.
-    """
+    """Lists sources into a manifest, prints what was found. Labels are options of `manifest.listing`."""
     with manifest.listing(sources, **labels) as (blocks, summary):
         manifest.write_blocks(blocks, out)
     print("\n".join(summary.lines()))
@@ -105,7 +93,9 @@ def _split(source: str, out: str, **options: Any) -> None:
     rows = [[name, *(f"{images[name, label]:,}" for label in Label)] for name in Split]
     print(tables.markdown(["split", *Label], rows))
     print(f"{plan.groups:,} groups of twins among {len(plan.table):,} images\n")
-    print(_leakage_table(report))
+    rows = [[f"{pair.first} - {pair.second}", f"{pair.exact_pairs:,}", f"{pair.near_pairs:,}"] for pair in report.pairs]
+    print(tables.markdown(["twins across", "exact", "near"], rows))
+    print(f"{report.sampled_share:.0%} of the images compared with all others")
     if report.leaks:
         raise InputError(
             f"{source}: {report.leaks} twins cross the splits, see {out}{LEAKAGE_SUFFIX}; please report it"
@@ -113,21 +103,8 @@ def _split(source: str, out: str, **options: Any) -> None:
     manifest.write(plan.table, out)
 
 
-def _leakage_table(report: Leakage) -> str:
-    rows = [[f"{pair.first} - {pair.second}", f"{pair.exact_pairs:,}", f"{pair.near_pairs:,}"] for pair in report.pairs]
-    checked = f"{report.sampled_share:.0%} of the images compared with all others"
-    return tables.markdown(["twins across", "exact", "near"], rows) + f"\n{checked}"
-
-
 def train(manifest: str, out: str, *, config: str | None, **options: Any) -> ExitCode:
-    """Trains and calibrates a model, prints how well it reconstructs.
-
-    Args:
-        manifest: With splits.
-        out: Directory of the model.
-        config: A TOML file, or None for the default recipe.
-        options: workers, start_from and device, as for `training.train`.
-    """
+    """Trains and calibrates a model, prints how well it reconstructs. Options are those of `training.train`."""
     from crackvae.cluster import training
 
     model = training.train(manifest, out, _config(config), **options)
@@ -139,11 +116,7 @@ def train(manifest: str, out: str, *, config: str | None, **options: Any) -> Exi
 def calibrate(model: str, sources: Sequence[str], out: str, **options: Any) -> ExitCode:
     """Calibrates a model on other sound images, prints what its threshold promises.
 
-    Args:
-        model: The model artifact.
-        sources: Sound images that it was not trained on.
-        out: Directory of the new model.
-        options: normal, crack, label_column and device, as for `calibrate.recalibrate`.
+    Options are those of `calibrate.recalibrate`.
     """
     from crackvae.cluster.calibrate import recalibrate
     from crackvae.statistics import calibration
@@ -159,13 +132,7 @@ def calibrate(model: str, sources: Sequence[str], out: str, **options: Any) -> E
 
 
 def plan(model: str, sources: Sequence[str], **options: Any) -> ExitCode:
-    """Prints what scoring a survey will take.
-
-    Args:
-        model: The model artifact.
-        sources: What would be scored.
-        options: As for `planning.estimate`.
-    """
+    """Prints what scoring a survey will take. Options are those of `planning.estimate`."""
     from crackvae.cluster import planning
 
     print("\n".join(planning.estimate(model, sources, **options).lines()))
@@ -174,15 +141,7 @@ def plan(model: str, sources: Sequence[str], **options: Any) -> ExitCode:
 
 
 def score(model: str, sources: Sequence[str], out: str, *, structures: str | None = None, **options: Any) -> ExitCode:
-    """Scores a survey, draws it, prints counts and where the results are.
-
-    Args:
-        model: The model artifact.
-        sources: What to score.
-        out: The run directory.
-        structures: A CSV file by which results are added up.
-        options: As for `scoring.score`.
-    """
+    """Scores a survey, draws it, prints counts and where the results are. Options are those of `scoring.score`."""
     from crackvae.cluster import scoring
     from crackvae.report import page  # noqa: F401  a second, while a process imports what the workers need
     from crackvae.report import structures as by_structure
@@ -199,12 +158,8 @@ def score(model: str, sources: Sequence[str], out: str, *, structures: str | Non
 def report(run: str, *, model: str | None, structures: str | None, folders: bool, location: bool | None) -> ExitCode:
     """Makes the page of a finished run, and its pictures where it has none; prints where the page is.
 
-    Args:
-        run: The run directory.
-        model: The model that scored it; None looks where it lay then.
-        structures: A CSV file by which results are added up; None as in the page before.
-        folders: Whether they are added up by folder instead.
-        location: Whether it says where photographs were taken; None as in the page before.
+    Results are added up as in the page before, where neither structures nor folders are asked for, and positions are
+    shown as there, where location is None. A model that is not given is looked for where it lay then.
     """
     from crackvae.report import page
     from crackvae.report import structures as by_structure
@@ -223,9 +178,8 @@ def _draw(run: str, model: str | None, shows: page.Shown | None) -> None:
     """The page, if one is asked for, and beside it pictures, where they are missing."""
     from crackvae.report import page, pictures
 
-    with ExitStack() as stack:
-        if not storage.exists(storage.join(run, directory.FIGURES, pictures.LAST)):
-            stack.enter_context(processes.beside(pictures.draw, run, model))
+    drawn = storage.exists(storage.join(run, directory.FIGURES, pictures.LAST))
+    with nullcontext() if drawn else processes.beside(pictures.draw, run, model):
         if shows is not None:
             page.write(run, model=model, shows=shows)
 
@@ -235,13 +189,7 @@ def review(
 ) -> ExitCode:
     """Lists what of a run is to be looked at and makes its page anew; or adds up what people decided.
 
-    Args:
-        run: The run directory.
-        decisions: A CSV file of what people decided.
-        model: The model that scored the run; None looks where it lay then.
-        calibrated: With decisions, where a version of the model goes that sound images drawn at random calibrate, too.
-        training: With decisions, where a manifest of what else was decided goes.
-        options: fdr, budget, audit and seed, as for `review.plan`.
+    Other options are those of `review.plan`.
 
     Raises:
         UsageError: The arguments do not go together.
@@ -300,11 +248,7 @@ def export(source: str, *, coco: str | None, onnx: str | None) -> ExitCode:
 def nightly(model: str, source: str, out: str, **options: Any) -> ExitCode:
     """Scores what is new since the night before, draws it, prints counts; the last line is JSON.
 
-    Args:
-        model: The model artifact.
-        source: What grows.
-        out: Root of the nightly survey.
-        options: As for `nightly.nightly`.
+    Options are those of `nightly.nightly`.
     """
     from crackvae.cluster import nightly as nights
 
@@ -356,25 +300,19 @@ def evaluate(
 ) -> ExitCode:
     """Evaluates a model, draws it, prints metrics and where the results are; or a scored run by labels.
 
-    Args:
-        model: The model artifact; with labels, the run.
-        manifest: With splits; not with labels.
-        out: The run directory; not with labels.
-        labels: A table of labels that came after scoring.
-        label_column: Its column of labels.
-        device: `cpu`, `cuda` or `auto`.
+    With labels, the model is the run, and there is neither manifest nor out.
 
     Raises:
         UsageError: The arguments are neither those of a model nor those of a run.
         InputError: Something cannot be used.
         RefusedError: Another process works on the run.
     """
-    if labels is not None and (manifest or out or device != "auto"):
-        raise UsageError(
-            "--labels evaluates a run as it was scored: give RUN --labels FILE without MANIFEST, --out and --device, "
-            "or MODEL MANIFEST --out RUN"
-        )
     if labels is not None:
+        if manifest or out or device != "auto":
+            raise UsageError(
+                "--labels evaluates a run as it was scored: give RUN --labels FILE without MANIFEST, --out and "
+                "--device, or MODEL MANIFEST --out RUN"
+            )
         return _evaluate_run(model, labels, label_column)
     if manifest is None or out is None:
         raise UsageError("give MODEL MANIFEST and --out RUN, or RUN and --labels FILE")
@@ -427,7 +365,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 
 
 def submit(address: str, arguments: Sequence[str], job: dict[str, Any], image_code: bool) -> int:
-    """Sends a command to a cluster and follows it. Arguments, returns and errors are those of `submit.submit`."""
+    """Sends a command to a cluster and follows it, as `submit.submit`, whose job is its options."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
     from crackvae.cluster import submit as submission
 
@@ -444,12 +382,9 @@ def compare(old: str, new: str, out: str, *, radius: float | None, other_model: 
 
 
 def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitCode:
-    """Judges a scored run by another threshold, without its images or model.
+    """Judges a scored run by another threshold: a value, or a quantile of what its calibration normals scored.
 
-    Args:
-        run: The run directory.
-        quantile: Of the scores of the model's calibration normals.
-        value: Or the threshold itself.
+    Needs neither images nor model.
 
     Raises:
         InputError: There is no such run, or shards of it are not scored.
