@@ -14,7 +14,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +36,6 @@ _VAL_BATCH = 32
 _WEIGHTS, _OPTIMISER, _STATE = "weights.safetensors", "optimiser.safetensors", "state.json"
 
 Record = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state after an epoch.
-
-    Attributes:
-        weights: Of the network.
-        history: One record per epoch so far.
-    """
-
-    weights: dict[str, Tensor]
-    history: list[Record]
 
 
 class OnLoopback(TorchConfig):
@@ -203,7 +189,7 @@ def _report(network: ConvVAE, optimiser: torch.optim.Adam, history: list[Record]
             tensors = {
                 f"{names[i]}:{key}": value.contiguous() for i, slots in state.items() for key, value in slots.items()
             }
-            weights = {k: v.contiguous() for k, v in network.state_dict().items()}
+            weights = {name: value.contiguous() for name, value in network.state_dict().items()}
             safetensors.torch.save_file(weights, Path(folder, _WEIGHTS))
             safetensors.torch.save_file(tensors, Path(folder, _OPTIMISER))
             Path(folder, _STATE).write_text(json.dumps(history))
@@ -211,12 +197,10 @@ def _report(network: ConvVAE, optimiser: torch.optim.Adam, history: list[Record]
         ray.train.report(history[-1], checkpoint=checkpoint)
 
 
-def read_checkpoint(checkpoint: ray.train.Checkpoint) -> Checkpoint:
-    """Reads what the last epoch left."""
+def read_checkpoint(checkpoint: ray.train.Checkpoint) -> tuple[dict[str, Tensor], list[Record]]:
+    """The network's weights after the last epoch, and a record of each epoch so far."""
     with checkpoint.as_directory() as folder:
-        weights = safetensors.torch.load_file(Path(folder, _WEIGHTS))
-        history = json.loads(Path(folder, _STATE).read_text())
-    return Checkpoint(weights, history)
+        return safetensors.torch.load_file(Path(folder, _WEIGHTS)), json.loads(Path(folder, _STATE).read_text())
 
 
 def _restore(network: ConvVAE, optimiser: torch.optim.Adam) -> list[Record]:
@@ -226,11 +210,9 @@ def _restore(network: ConvVAE, optimiser: torch.optim.Adam) -> list[Record]:
         return []
     with checkpoint.as_directory() as folder:
         tensors = safetensors.torch.load_file(Path(folder, _OPTIMISER))
-    saved = read_checkpoint(checkpoint)
-    network.load_state_dict(saved.weights)
-    state: dict[int, dict[str, Tensor]] = {}
-    for index, (name, _) in enumerate(network.named_parameters()):
-        state[index] = {key: tensors[f"{name}:{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
-    return saved.history
+    weights, history = read_checkpoint(checkpoint)
+    network.load_state_dict(weights)
+    slots, names = ("step", "exp_avg", "exp_avg_sq"), [name for name, _ in network.named_parameters()]
+    state = {index: {slot: tensors[f"{name}:{slot}"] for slot in slots} for index, name in enumerate(names)}
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    return history

@@ -6,6 +6,7 @@ import json
 import platform
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +22,7 @@ import torch
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import Tensor
 
 import crackvae
 from crackvae import storage
@@ -77,7 +79,7 @@ def train(
         TooManyFailedError: Too many training images cannot be read.
     """
     table = manifest.read(manifest_location)
-    train_rows, all_val_rows = _normals(table, Split.TRAIN), _normals(table, Split.VAL)
+    train_rows, all_val_rows = (manifest.rows(table, split=s, label=Label.NORMAL) for s in (Split.TRAIN, Split.VAL))
     val_rows = manifest.one_per_group(all_val_rows)
     if train_rows.num_rows == 0:
         raise InputError(f"{manifest_location}: no normal has split 'train'; run `crackvae split`")
@@ -105,7 +107,7 @@ def train(
         twins, train_rows = train_rows.num_rows - apart.num_rows, apart
         tiles, failed = _tiles(train_rows, config)
         val_tiles, val_failed = _tiles(val_rows, config)
-        trained = _fit(tiles, val_tiles, out, config, workers, base, computed_on)
+        weights, history = _fit(tiles, val_tiles, out, config, workers, base, computed_on)
         provenance = {
             **facts,
             "train_normals": train_rows.num_rows,
@@ -118,7 +120,7 @@ def train(
             "crackvae": crackvae.__version__,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        model = _learn(Artifact(config, trained.weights, None, trained.history, provenance), tiles, train_rows)
+        model = _learn(Artifact(config, weights, None, history, provenance), tiles, train_rows)
         model = calibrate(model, val_rows, storage.join(out, claim.WORK), device)
         return claim.complete(model, out)
 
@@ -127,10 +129,6 @@ def _workers(batch_size: int, device: str) -> int:
     """One for each GPU, as far as there are processors for them and the batch can be divided."""
     most = min(session.gpus(), session.cpus()) if device == "cuda" else 1
     return max(workers for workers in range(1, max(1, most) + 1) if batch_size % workers == 0)
-
-
-def _normals(table: pa.Table, split: Split) -> pa.Table:
-    return manifest.rows(table, split=split, label=Label.NORMAL)
 
 
 def _decide_tiling(config: Config, rows: pa.Table) -> Config:
@@ -182,7 +180,7 @@ def _fit(
     workers: int,
     base: Artifact | None,
     computed_on: Backend,
-) -> loop.Checkpoint:
+) -> tuple[dict[str, Tensor], list[loop.Record]]:
     on_gpu = computed_on.device == "cuda"
     if on_gpu and here.is_local() and workers > session.gpus():
         raise UsageError(f"--workers {workers}: this machine has {session.gpus()} GPUs; ask for no more")
@@ -260,20 +258,19 @@ def _discard_torn_record(folder: str) -> None:
 
 def _watch(trainer: TorchTrainer, queue: Queue, epochs: int, tiles: int) -> ray.train.Result:
     """Runs a training and shows what its workers put into the queue: a line an epoch, a bar between."""
-    outcome: list[ray.train.Result | BaseException] = []
+    outcome: Future[ray.train.Result] = Future()
 
     def fit() -> None:
         try:
-            outcome.append(trainer.fit())
+            outcome.set_result(trainer.fit())
         except BaseException as error:
-            outcome.append(error)
+            outcome.set_exception(error)
 
     # In the main thread, Ray Train would turn Ctrl-C into exit code 0.
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
+    threading.Thread(target=fit, daemon=True).start()
     with progress("training", epochs * tiles, "images") as advance:
         shown = 0
-        while thread.is_alive() or not queue.empty():
+        while not outcome.done() or not queue.empty():
             try:
                 item = queue.get(timeout=0.5)
             except Empty:
@@ -282,10 +279,8 @@ def _watch(trainer: TorchTrainer, queue: Queue, epochs: int, tiles: int) -> ray.
             shown = item["images"]
             if "record" in item:
                 log.info(loop.describe(item["record"], epochs))
-    ended = outcome[0]
-    if isinstance(ended, ray.train.TrainingFailedError):
-        reason = " ".join(str(ended).split())[:500]
-        raise CrackvaeError(f"training workers failed, run the same command again to go on: {reason}") from ended
-    if isinstance(ended, BaseException):
-        raise ended
-    return ended
+    try:
+        return outcome.result()
+    except ray.train.TrainingFailedError as error:
+        reason = " ".join(str(error).split())[:500]
+        raise CrackvaeError(f"training workers failed, run the same command again to go on: {reason}") from error
