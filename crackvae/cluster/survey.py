@@ -70,7 +70,7 @@ def _score_round(run: Run, work: Sequence[Work], scored: _Scored, seen: Watch) -
             log.warning("a worker or its node was lost: %s", error)
         before = left
         left, _ = shards.missing(run, [item.shard for item in before])
-        seen.set_left(later + len(left))
+        seen.left = later + len(left)
         deaths = deaths + 1 if set(before) <= set(left) else 0
     if left:
         raise CrackvaeError(

@@ -79,13 +79,9 @@ class Watch:
         self.left = shards
         self._advance = advance
 
-    def set_left(self, shards: int) -> None:
-        """Takes how many shards are left to score."""
-        self.left = shards
-
     def count(self, told: Mapping[str, Any]) -> None:
         """Takes what is told of a shard."""
-        self.set_left(self.left - 1)
+        self.left -= 1
         self._advance(told["files"])
         parts = [f"{files:,} {status}" for status, files in told["status"].items()]
         parts += [f"{told['flagged']:,} flagged"] if "flagged" in told else []
