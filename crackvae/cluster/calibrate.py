@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,30 +24,26 @@ from crackvae.schema import Label, Split, Status
 from crackvae.statistics import calibration
 from crackvae.terminal import log
 
-UNCALIBRATED = "uncalibrated"
-
 
 def recalibrate(
     model: str,
     sources: Sequence[str],
     out: str,
     *,
-    normal: Sequence[str] = (),
-    crack: Sequence[str] = (),
-    label_column: str = "label",
     device: str = "auto",
+    **labels: Any,
 ) -> Artifact:
     """Gives a model another calibration; weights and what is judged stay. The same call goes on after a kill.
 
-    Arguments are those of `scoring.score`: sources are sound images that the model was not trained on, of which
-    what is labelled a crack is left out, and out is the directory of the new artifact.
+    Arguments are those of `scoring.score`: sources are sound images that the model was not trained on, of which what
+    is labelled a crack is left out, labels are normal, crack and label_column, and out is the new artifact's directory.
 
     Raises:
         InputError: There are too few sound images for the model's alpha.
         RefusedError: The directory holds something else, or images were selected for training.
     """
     base = artifact.load(model)
-    table, found = manifest.build(sources, normal=normal, crack=crack, label_column=label_column)
+    table, found = manifest.build(sources, **labels)
     for line in found.lines():
         log.info(line)
     if Split.TRAIN in found.splits:
@@ -82,8 +79,7 @@ def _sound(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
         log.warning("%d images labelled crack are left out", table.num_rows - sound.num_rows)
     grouped = splitting.group(sound)
     readable = grouped.table.filter(pa.array([status == Status.OK for status in grouped.statuses]))
-    failed = sound.num_rows - readable.num_rows
-    if failed:
+    if failed := sound.num_rows - readable.num_rows:
         log.warning("%d of %d images cannot be read and are left out", failed, sound.num_rows)
     kept = manifest.one_per_group(readable)
     twins = readable.num_rows - kept.num_rows
@@ -123,11 +119,10 @@ def join(model: Artifact, run: Run, sound: pa.Table, images: pa.Table, out: str)
     added = Calibration.of(sound.filter(pc.is_in(sound["image_id"], kept["image_id"].combine_chunks())))
     both = pa.concat_tables([model.calibrated.as_table(), added.as_table()])
     record = {"run": run.identity, "images": added.image_id, "content_hash": kept["content_hash"].to_pylist()}
-    joined = [*before, record]
     provenance = {
         **model.provenance,
         "calibrated_model": model.fingerprint,
-        "calibration_joined": joined,
+        "calibration_joined": [*before, record],
         "calibration_date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return claim.complete(replace(model, calibration=Calibration.of(both), provenance=provenance), out)
@@ -151,12 +146,9 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     computed_on = survey.resolve_backend(device, precision)
     scoring = model.config.scoring.model_copy(update={"precision": computed_on.precision})
     config = model.config.model_copy(update={"scoring": scoring})
-    uncalibrated = storage.join(work, UNCALIBRATED)
+    uncalibrated = storage.join(work, "uncalibrated")
     artifact.save(replace(model, config=config, history=[], provenance={}), uncalibrated)
-    facts = {
-        "model": artifact.load(uncalibrated).fingerprint,
-        "backend": computed_on.as_dict(),
-    }
+    facts = {"model": artifact.load(uncalibrated).fingerprint, "backend": computed_on.as_dict()}
     location = storage.join(work, "calibration")
     run = directory.open_run(location) if directory.exists(location) else None
     if run is None or any(run.facts.get(name) != value for name, value in facts.items()):
@@ -169,8 +161,7 @@ def calibrate(model: Artifact, normals: pa.Table, work: str, device: str) -> Art
     calibration.threshold(kept.normals.score_n, scoring.alpha)
     photographs = model.photographs
     if photographs is not None:
-        photographs = replace(
-            photographs, map_limit=calibration.threshold(scored["map_peak"].to_numpy(), scoring.alpha)
-        )
+        map_limit = calibration.threshold(scored["map_peak"].to_numpy(), scoring.alpha)
+        photographs = replace(photographs, map_limit=map_limit)
     provenance = {**model.provenance, "calibrated_on": computed_on.as_dict()}
     return replace(model, config=config, calibration=kept, provenance=provenance, photographs=photographs)

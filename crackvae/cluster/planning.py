@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,48 +31,30 @@ _OTHER_BYTES = 550  # a row in manifest.parquet and results.csv; as a Parquet ta
 
 
 class Sample(NamedTuple):
-    """What some files took, on one worker.
-
-    Attributes:
-        statuses: How many have which.
-        megapixels: Of each that was decoded.
-        seconds: Of a file; of photographs each, of tiles by so many at once.
-        row_bytes: Of a row of a shard's file.
-    """
+    """What some files took, on one worker."""
 
     statuses: Counter[str]
-    megapixels: list[float]
-    seconds: list[float]
-    row_bytes: float
+    megapixels: list[float]  # of each that was decoded
+    seconds: list[float]  # of a file: of each photograph, of tiles the mean of so many at once
+    row_bytes: float  # of a shard's file
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a survey will take.
-
-    Attributes:
-        files: In it.
-        bytes: In them, where sizes are known.
-        shards: Units of commit.
-        sample: What some of the files took.
-        workers: That score at a time.
-        device: `cpu` or `cuda`.
-    """
+    """What a survey will take: its files, what some of them took, and how many workers score at a time."""
 
     files: int
-    bytes: int
+    bytes: int  # where sizes are known
     shards: int
     sample: Sample
     workers: int
-    device: str
+    device: str  # cpu or cuda
 
     def hours(self) -> tuple[float, float, float]:
         """Expected, and an interval of 95% for the sampling of files; start-up is seconds more."""
-        seconds = np.array(self.sample.seconds)
-        mean = float(seconds.mean())
-        error = mean
-        if len(seconds) > 1:
-            error = float(stats.t.ppf(0.975, len(seconds) - 1) * seconds.std(ddof=1)) / math.sqrt(len(seconds))
+        seconds, count = self.sample.seconds, len(self.sample.seconds)
+        mean = float(np.mean(seconds))
+        error = float(stats.t.ppf(0.975, count - 1) * stats.sem(seconds)) if count > 1 else mean
         each = self.files / self.workers / 3600
         return each * mean, each * max(0.0, mean - error), each * (mean + error)
 
@@ -99,20 +80,15 @@ def estimate(
     model: str,
     locations: Sequence[str],
     *,
-    normal: Sequence[str] = (),
-    crack: Sequence[str] = (),
-    label_column: str = "label",
     device: str = "auto",
+    **labels: Any,
 ) -> Estimate:
     """Lists a survey and scores a few files of it, on a worker of the cluster or here; writes nothing.
 
-    Arguments and errors are those of `scoring.score`.
+    Arguments and errors are those of `scoring.score`: labels are normal, crack and label_column.
     """
     tiling = artifact.load(model).config.image.tiling
-    listing = manifest.listing(
-        locations, normal=normal, crack=crack, label_column=label_column, unlabelled_if_unclear=True
-    )
-    with listing as (blocks, found):
+    with manifest.listing(locations, unlabelled_if_unclear=True, **labels) as (blocks, found):
         chosen, shards = _sampled(blocks, found.images, _SAMPLE[tiling])
     if here.is_local():
         computed_on = backend.resolve(device, "auto").device
@@ -196,12 +172,11 @@ def _measure_photographs(scorer: PhotoScorer, decoder: Decoder, files: pa.Table)
 
 
 def _row_bytes(rows: list[Row]) -> float:
-    sizes = []
-    for table in (pa.Table.from_pylist(rows, PART), PART.empty_table()):
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", store_schema=False)
-        sizes.append(len(buffer.getvalue()))
-    return (sizes[0] - sizes[1]) / len(rows)
+    def size(table: pa.Table) -> int:
+        pq.write_table(table, buffer := io.BytesIO(), compression="zstd", store_schema=False)
+        return buffer.tell()
+
+    return (size(pa.Table.from_pylist(rows, PART)) - size(PART.empty_table())) / len(rows)
 
 
 def _duration(hours: float) -> str:
