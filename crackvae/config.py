@@ -212,11 +212,9 @@ def load(path: Path, recipe: str = "default") -> Config:
         ConfigError: The file is missing or no TOML, or a key or value in it is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a mark
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); give a TOML file") from error
-    try:
-        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     return parse({"recipe": recipe, **values}, str(path))
@@ -254,11 +252,7 @@ def _explain(location: tuple[int | str, ...], problem: Any) -> str:
     field = ".".join(str(part) for part in location)
     if problem["type"] != "extra_forbidden":
         return f"{field} = {problem['input']!r}: {problem['msg']}"
-    section: type[BaseModel] = Config
-    for part in location[:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
+    section: Any = Config.model_fields[str(location[0])].annotation if location[1:] else Config
     known = list(section.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"

@@ -57,11 +57,16 @@ class Split(StrEnum):
 
 
 BASELINES = ("darkness", "line_filter")
-"""Scores of simple image processing that a model has to beat: columns of every image."""
+"""Scores of simple image processing that a model has to beat: columns of every image, in gray levels.
 
+Median - 1st percentile, and `images.tile.line_filter`.
+"""
 
 LOOKS = ("brightness", "contrast", "sharpness", "texture", "latent")
-"""What a survey's images are compared by with those of the calibration: columns of every scored image."""
+"""What a survey's images are compared by with those of the calibration: columns of every scored image.
+
+`images.appearance.looks`, and the root mean square of the latent mean over its dimensions.
+"""
 
 
 class EvaluationSet(StrEnum):
@@ -122,13 +127,7 @@ _PHOTOGRAPH = [
     pa.field("anomalous_fraction", pa.float32()),  # of the judged area, over the model's map limit
 ]
 
-_LOOKS = [
-    pa.field("brightness", pa.float32()),  # `images.appearance.looks`
-    pa.field("contrast", pa.float32()),
-    pa.field("sharpness", pa.float32()),
-    pa.field("texture", pa.float32()),
-    pa.field("latent", pa.float32()),  # root mean square of the latent mean over its dimensions
-]
+_BASELINES, _LOOKS = ([pa.field(name, pa.float32()) for name in names] for names in (BASELINES, LOOKS))
 
 _REGION = [
     pa.field("x", pa.int32()),  # box in pixels of the upright photograph
@@ -166,8 +165,7 @@ PART = pa.schema(
         pa.field("message", pa.string()),
         pa.field("score", pa.float32()),
         pa.field("reconstruction_error", pa.float32()),
-        pa.field("darkness", pa.float32()),  # median - 1st percentile of gray level
-        pa.field("line_filter", pa.float32()),  # `images.tile.line_filter`, gray levels
+        *_BASELINES,
         *_PHOTOGRAPH,
         *_LOOKS,
         _nested("regions", _REGION),
@@ -189,8 +187,7 @@ RESULTS = pa.schema(
         pa.field("reconstruction_error", pa.float32()),
         pa.field("p_value", pa.float64()),
         pa.field("prediction", pa.string()),  # Label, null where not scored or not judged
-        pa.field("darkness", pa.float32()),
-        pa.field("line_filter", pa.float32()),
+        *_BASELINES,
         pa.field("p_value_is_bound", pa.bool_()),  # from tiles: too few photographs of its size were calibrated
         *_PHOTOGRAPH,
         *_LOOKS,

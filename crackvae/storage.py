@@ -29,14 +29,12 @@ from pyarrow import fs
 
 from crackvae import object_store
 from crackvae.errors import InputError
-from crackvae.object_store import ask
+from crackvae.object_store import ask, remote
 
 T = TypeVar("T")
 
 _PIECE = 2**23
 _LISTERS = 8  # folders of an object store that are listed at a time
-
-remote = object_store.remote
 
 
 def local_path(location: str) -> Path | None:
