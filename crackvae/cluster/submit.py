@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -83,7 +84,7 @@ def _send(
             if not Path(location).is_file():
                 raise InputError(f"{location}: no such file")
             shutil.copy(location, folder)
-            given = (location, f"--{name}={location}")
+            given = {location, *(word for word in command if re.fullmatch(f"--[a-z]+={re.escape(location)}", word))}
             command = [word.replace(location, Path(location).name) if word in given else word for word in command]
             environment["working_dir"] = str(folder)
     if not image_code:

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import loopback
 import pytest
 from faults import harness
 
+from crackvae.cluster import submit as submission
 from crackvae.images import synthetic
 from crackvae.run import check, finalize
 
@@ -51,6 +53,19 @@ def test_on_one_machine_nothing_listens_beyond_loopback(ray_session):
     listening = loopback.listening(harness.processes(os.getsid(0)))
     assert listening
     assert [address for address in listening if not address.startswith(loopback.PREFIXES)] == []
+
+
+@pytest.mark.parametrize("option", [["--config", "{}"], ["--config={}"], ["--conf={}"]])
+def test_a_file_travels_however_its_option_is_written(option, tmp_path, monkeypatch):
+    config, sent = tmp_path / "my config.toml", {}
+    config.write_text("")
+    (tmp_path / "sent").mkdir()
+    client = SimpleNamespace(submit_job=lambda **job: sent.update(job))
+    monkeypatch.setattr(submission, "JobSubmissionClient", lambda address: client)
+    words = ["train", "s3://b/split.parquet", *(word.format(config) for word in option)]
+    submission._send("http://cluster", words, {"config": str(config)}, tmp_path / "sent", True)
+    assert str(tmp_path) not in sent["entrypoint"]
+    assert (tmp_path / "sent" / config.name).is_file()
 
 
 def test_a_survey_is_scored_on_the_cluster_and_the_log_and_exit_code_come_back(cluster, model, survey, tmp_path):
