@@ -46,18 +46,9 @@ _LOST = (
 
 
 def scored(job: Job, work: Sequence[Work], *, fused: bool | None = None) -> Generator[str, None, None]:
-    """Scores shards on the cluster of this session.
+    """Scores shards on the cluster of this session; as `here.scored`, but in order.
 
-    Args:
-        job: What every worker is told.
-        work: The shards.
-        fused: Whether one worker does everything; by default on CPUs only.
-
-    Yields:
-        What `watch.tell` tells of each, in order.
-
-    Raises:
-        LostError: A worker or its node is gone.
+    Where it is not fused, as by default on GPUs, one worker reads and another one scores.
     """
     try:
         for row in _dataset(job, work, fused).iter_rows():
@@ -97,55 +88,48 @@ def _dataset(job: Job, work: Sequence[Work], fused: bool | None) -> ray.data.Dat
     return stage(dataset, _Score, scorers, num_cpus=0, num_gpus=int(on_gpu))
 
 
-class _ReadAndScore:
+class _Stage:
     """A worker is made by its first shard: what is raised then is raised to the job, and counts as no death."""
+
+    make: Any  # a worker of a job
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
     @cached_property
-    def _worker(self) -> workers.ImageWorker | workers.PhotographWorker:
-        return workers.whole(self._job)
+    def _worker(self) -> Any:
+        return type(self).make(self._job)
+
+
+class _ReadAndScore(_Stage):
+    make = workers.whole
 
     def __call__(self, batch: Batch) -> Batch:
         with _ending_with_its_gpu():
             return {"told": [self._worker.score(_work(batch))]}
 
 
-class _Read:
-    """Its work in, what was read out."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    @cached_property
-    def _reader(self) -> workers.TileReader:
-        return workers.TileReader(self._job)
+class _Read(_Stage):
+    make = workers.TileReader
 
     def __call__(self, batch: Batch) -> Batch:
-        read = self._reader.read(_work(batch))
+        read: Tiles = self._worker.read(_work(batch))
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, read.part.schema) as stream:
             stream.write_table(read.part)
-        made = {"tiles": read.tiles_NSS.tobytes(), "part": sink.getvalue(), "again": read.again_N.tobytes()}
-        return batch | {name: [value] for name, value in made.items()} | {"seconds": [read.seconds]}
+        tiles = {"tiles": read.tiles_NSS.tobytes(), "side": read.tiles_NSS.shape[1], "again": read.again_N.tobytes()}
+        made = {**tiles, "part": sink.getvalue(), "seconds": read.seconds}
+        return batch | {name: [value] for name, value in made.items()}
 
 
-class _Score:
-    """What was read in, what became of it out."""
-
-    def __init__(self, job: Job) -> None:
-        self._job, self._size = job, artifact.load(job.model).config.image.tile_size
-
-    @cached_property
-    def _worker(self) -> workers.TileWorker:
-        return workers.TileWorker(self._job)
+class _Score(_Stage):
+    make = workers.TileWorker
 
     def __call__(self, batch: Batch) -> Batch:
-        tiles_NSS = np.frombuffer(batch["tiles"][0], np.uint8).reshape(-1, self._size, self._size)
-        part = pa.ipc.open_stream(batch["part"][0]).read_all()
-        again_N = np.frombuffer(batch["again"][0], np.bool_)
-        read = Tiles(tiles_NSS, part, again_N, float(batch["seconds"][0]))
+        row = {name: value[0] for name, value in batch.items()}
+        tiles_NSS = np.frombuffer(row["tiles"], np.uint8).reshape(-1, row["side"], row["side"])
+        part, again_N = pa.ipc.open_stream(row["part"]).read_all(), np.frombuffer(row["again"], np.bool_)
+        read = Tiles(tiles_NSS, part, again_N, float(row["seconds"]))
         with _ending_with_its_gpu():
             return {"told": [self._worker.score(_work(batch), read)]}
 
