@@ -117,7 +117,7 @@ def _sampled(blocks: Iterable[pa.Table], count: int, size: int) -> tuple[pa.Tabl
     for block in blocks:
         inside_N = wanted_N[(wanted_N >= before) & (wanted_N < before + block.num_rows)] - before
         chosen.append(block.take(pa.array(inside_N)))
-        shards = int(sharding.assign(block["size"].to_pylist())[-1]) + 1
+        shards = int(sharding.assign(block["size"].to_pylist()).max(initial=shards - 1)) + 1
         before += block.num_rows
     return pa.concat_tables(chosen), shards
 

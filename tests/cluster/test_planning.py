@@ -5,6 +5,7 @@ import pytest
 
 from crackvae import cli
 from crackvae.cluster import planning, session
+from crackvae.dataset import manifest
 from crackvae.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -52,6 +53,13 @@ def test_the_command_prints_the_plan_and_writes_nothing(model, survey, tmp_path,
 def test_a_source_that_is_missing_is_an_error(model):
     with pytest.raises(InputError, match="no such file"):
         planning.estimate(str(model), ["/no/such/folder"])
+
+
+def test_files_that_are_named_twice_are_planned_once(survey):
+    """Of the second source, a block without rows is left."""
+    with manifest.listing([str(survey)] * 2) as (blocks, found):
+        chosen, shards = planning._sampled(blocks, found.images, 5)
+    assert (found.images, len(chosen), shards) == (160, 5, 1)
 
 
 @pytest.mark.parametrize(
