@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,7 @@ from crackvae.images import synthetic
 from crackvae.report import tables
 from crackvae.run import check as checking
 from crackvae.run import directory, finalize, judge, labels, lock, snapshot, summary
-from crackvae.run.directory import differences
+from crackvae.run.directory import Run, differences
 from crackvae.schema import Label, Split
 from crackvae.terminal import log
 
@@ -325,13 +325,7 @@ def _evaluate_run(run: str, location: str, column: str) -> ExitCode:
     from crackvae.report import page
 
     by_image = labelling.by_image(table_files.read_table(location, {"image_id", column}), location, column)
-    scored = directory.open_run(run)
-    with lock.holding(run):
-        finalize.check_scored(scored)
-        labels.keep(scored, by_image, location)
-        metrics = finalize.finalize(scored)
-    _write_positions(run)
-    _print_metrics(metrics)
+    metrics = _judge_anew(run, lambda scored: labels.keep(scored, by_image, location))
     print(f"page: {page.write(run)}")
     print(f"{len(by_image):,} labels from {location}; pictures: `crackvae report {run}`; {_STRUCTURES}")
     if not metrics["sets"]:
@@ -390,16 +384,21 @@ def threshold(run: str, *, quantile: float | None, value: float | None) -> ExitC
         InputError: There is no such run, or shards of it are not scored.
         RefusedError: Another process works on it.
     """
-    scored = directory.open_run(run)
-    with lock.holding(run):
-        finalize.check_scored(scored)
-        judge.set_threshold(scored, quantile=quantile, value=value)
-        metrics = finalize.finalize(scored)
-    _write_positions(run)
-    _print_metrics(metrics)
+    _judge_anew(run, lambda scored: judge.set_threshold(scored, quantile=quantile, value=value))
     print(f"page and pictures: `crackvae report {run}`; {_STRUCTURES}")
     print(f"results: {run}")
     return ExitCode.DONE
+
+
+def _judge_anew(run: str, change: Callable[[Run], object]) -> dict[str, Any]:
+    scored = directory.open_run(run)
+    with lock.holding(run):
+        finalize.check_scored(scored)
+        change(scored)
+        metrics = finalize.finalize(scored)
+    _write_positions(run)
+    _print_metrics(metrics)
+    return metrics
 
 
 def check(run: str) -> ExitCode:
