@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -109,11 +109,7 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
 
     Arguments, returns and errors are those of `score`.
     """
-    facts = {
-        "command": "evaluate",
-        "sources": [[storage.to_uri(manifest_location), _table_hash(manifest_location)]],
-    }
-
+    source = [storage.to_uri(manifest_location), _table_hash(manifest_location)]
     loaded = artifact.load(model)
 
     @contextmanager
@@ -134,7 +130,7 @@ def evaluate(model: str, manifest_location: str, out: str, *, device: str = "aut
         sets = [str(_SET_OF[Split(name)]) for name in table["split"].to_pylist()]
         yield iter([table.append_column("set", pa.array(sets, pa.string()))])
 
-    return _job(model, out, facts, plan, device, loaded=loaded)
+    return _job(model, out, {"command": "evaluate", "sources": [source]}, plan, device, loaded=loaded)
 
 
 def night(
@@ -142,13 +138,8 @@ def night(
 ) -> Outcome:
     """Scores the files of one night, or goes on with them.
 
-    Args:
-        model: Location of the model artifact.
-        loaded: The model that the files were compared for: by now, another may lie there.
-        files: A manifest of them.
-        out: The run directory.
-        facts: What tells this night from others.
-        device: `cpu`, `cuda` or `auto`.
+    Args are those of `score`, but for the model that the files were compared for (by now, another may lie there), a
+    manifest of the files, and facts that tell this night from others.
     """
     blocks = iter([files.select(MANIFEST.names)])
     return _job(model, out, {"command": "nightly", **facts}, lambda: nullcontext(blocks), device, loaded=loaded)
@@ -202,7 +193,11 @@ def _job(
             planned = stack.enter_context(plan())
         stack.enter_context(lock.holding(out))
         if planned is not None and not directory.exists(out):
-            run = _begin(out, planned, facts, model, loaded, device)
+            calibration = loaded.calibrated.as_table().drop_columns("image_id")
+            computed_on = _backend(loaded, device)
+            place = model if model == artifact.PRETRAINED else storage.to_uri(model)
+            run = directory.create(out, planned, {**facts, "backend": computed_on.as_dict()}, calibration, place)
+            survey.score(run, shards.missing(run)[0], model, computed_on)
         else:
             run = _open(out, facts)
             stack.enter_context(logs.about(run.short_identity))
@@ -223,17 +218,6 @@ def _open(out: str, facts: Mapping[str, Any]) -> Run:
         log.warning("a table of files has changed since it was listed at %s; the files of then are scored", run.created)
         facts = {**facts, "sources": was}
     directory.check_same(run, {**facts, "backend": run.facts.get("backend")})
-    return run
-
-
-def _begin(
-    out: str, planned: Iterable[pa.Table], facts: Mapping[str, Any], model: str, loaded: Artifact, device: str
-) -> Run:
-    calibration = loaded.calibrated.as_table().drop_columns("image_id")
-    computed_on = _backend(loaded, device)
-    place = model if model == artifact.PRETRAINED else storage.to_uri(model)
-    run = directory.create(out, planned, {**facts, "backend": computed_on.as_dict()}, calibration, place)
-    survey.score(run, shards.missing(run)[0], model, computed_on)
     return run
 
 

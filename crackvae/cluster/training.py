@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import threading
 from collections.abc import Iterator
@@ -247,11 +246,9 @@ def _tiles(rows: pa.Table, config: Config) -> tuple[ray.data.Dataset, int]:
 def _discard_torn_record(folder: str) -> None:
     """Ray Train rewrites its list of checkpoints in place: a kill in between leaves half of it."""
     record = storage.join(folder, "checkpoint_manager_snapshot.json")
-    if not storage.exists(record):
-        return
     try:
-        json.loads(storage.read_bytes(record))
-    except ValueError:
+        storage.read_json(record, lambda content: content, "it is removed")
+    except InputError:
         log.warning("%s: was cut off; training starts from the first epoch", record)
         storage.remove(folder)
 
