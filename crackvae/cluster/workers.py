@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from crackvae.cluster import watch
@@ -65,7 +66,7 @@ class TileReader:
         if backend.versions() != job.computed_on.versions:
             raise _other(job)
         self._run = directory.read_header(job.run)
-        self._decoder = Decoder(_model(job).config.image)
+        self._decoder = Decoder(_model(job, self._run).config.image)
 
     def read(self, work: Work) -> Tiles:
         """Reads a shard."""
@@ -96,18 +97,34 @@ def _merged(before: pa.Table, again_N: NDArray[np.bool_], read: pa.Table) -> pa.
     return pa.concat_tables([before, read]).take(row_N)
 
 
-class TileWorker:
+class _Worker:
+    """Refuses to score on another backend; writes a shard's file, and tells of it what `watch` counts."""
+
+    def __init__(self, job: Job) -> None:
+        torch.set_num_threads(1)
+        if backend.resolve(job.computed_on.device, job.computed_on.precision) != job.computed_on:
+            raise _other(job)
+        self._job, self._run = job, directory.read_header(job.run)
+        self._judge = judge.load(self._run) if "calibration" in self._run.facts else None
+
+    def _commit(self, work: Work, part: pa.Table, again_N: NDArray[np.bool_], clock: Clock) -> str:
+        try:
+            shards.write_part(self._job.run, self._job.identity, work, part)
+        except OSError as error:  # on its way to the job's process, its file would be lost
+            cure = "what is finished is kept, run the same command again"
+            raise InputError(f"{self._job.run}: {error.strerror or error}; {cure}") from error
+        clock.lap("commit")
+        return watch.tell(work.shard, part, again_N, self._judge, clock)
+
+
+class TileWorker(_Worker):
     """Scores shards of tiles and commits them."""
 
     def __init__(self, job: Job) -> None:
-        import torch
-
         from crackvae.model.scorer import TileScorer
 
-        torch.set_num_threads(1)
-        _refuse_other(job)
-        self._commit = _Commit(directory.read_header(job.run), job.identity)
-        self._scorer = TileScorer(_model(job), job.computed_on.device, job.computed_on.precision)
+        super().__init__(job)
+        self._scorer = TileScorer(_model(job, self._run), job.computed_on.device, job.computed_on.precision)
 
     def score(self, work: Work, tiles: Tiles) -> str:
         """Scores and commits a shard; returns what `watch.tell` tells of it."""
@@ -124,25 +141,21 @@ class TileWorker:
         return self._commit(work, part, tiles.again_N, clock)
 
 
-class PhotographWorker:
+class PhotographWorker(_Worker):
     """Reads, decodes, scores and commits shards of photographs, one photograph after the other."""
 
     def __init__(self, job: Job) -> None:
         import cv2
-        import torch
 
         from crackvae.model.photograph import PhotoScorer
 
-        torch.set_num_threads(1)
+        super().__init__(job)
         cv2.setNumThreads(1)
-        _refuse_other(job)
-        loaded = _model(job)
-        self._run = directory.read_header(job.run)
-        self._commit = _Commit(self._run, job.identity)
+        loaded = _model(job, self._run)
         self._decoder = Decoder(loaded.config.image)
         self._given = self._run.facts.get("given", {})
-        keep_tiles = finalize.TILES_DIRECTORY in finalize.tables(self._run)
-        self._scorer = PhotoScorer(loaded, job.computed_on.device, job.computed_on.precision, keep_tiles=keep_tiles)
+        on, keep_tiles = job.computed_on, finalize.TILES_DIRECTORY in finalize.tables(self._run)
+        self._scorer = PhotoScorer(loaded, on.device, on.precision, keep_tiles=keep_tiles)
 
     def score(self, work: Work) -> str:
         """Reads, scores and commits a shard; returns what `watch.tell` tells of it."""
@@ -171,10 +184,10 @@ def whole(job: Job) -> ImageWorker | PhotographWorker:
     return ImageWorker(job) if artifact.load(job.model).photographs is None else PhotographWorker(job)
 
 
-def _model(job: Job) -> Artifact:
+def _model(job: Job, run: Run) -> Artifact:
     """The run's model; a node may have another one under its name, or it may have been replaced since."""
     model = artifact.load(job.model)
-    if model.fingerprint != directory.read_header(job.run).facts["model"]:
+    if model.fingerprint != run.facts["model"]:
         raise RefusedError(
             f"{job.model}: is not the model that the run began with; what is scored is kept, put that one back and run "
             "the same command again"
@@ -182,27 +195,5 @@ def _model(job: Job) -> Artifact:
     return model
 
 
-def _refuse_other(job: Job) -> None:
-    if backend.resolve(job.computed_on.device, job.computed_on.precision) != job.computed_on:
-        raise _other(job)
-
-
 def _other(job: Job) -> RefusedError:
     return RefusedError(f"{job.run}: a node has other hardware or versions than the run; make the nodes equal")
-
-
-class _Commit:
-    """Writes a shard's file, and tells of it what `watch` counts."""
-
-    def __init__(self, run: Run, identity: str) -> None:
-        self._run, self._identity = run, identity
-        self._judge = judge.load(run) if "calibration" in run.facts else None
-
-    def __call__(self, work: Work, part: pa.Table, again_N: NDArray[np.bool_], clock: Clock) -> str:
-        try:
-            shards.write_part(self._run.location, self._identity, work, part)
-        except OSError as error:  # on its way to the job's process, its file would be lost
-            cure = "what is finished is kept, run the same command again"
-            raise InputError(f"{self._run.location}: {error.strerror or error}; {cure}") from error
-        clock.lap("commit")
-        return watch.tell(work.shard, part, again_N, self._judge, clock)
