@@ -90,14 +90,7 @@ class _Stop:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-        arguments: As on the command line; by default those of this process.
-
-    Returns:
-        The exit code.
-    """
+    """Runs one command, by default that of this process's arguments; returns the exit code."""
     logs.start()
     logs.check_format()
     # A name that it cannot encode is no reason to end after the work.

@@ -224,9 +224,6 @@ class _File(io.RawIOBase):
 class Reader(io.BufferedReader):
     """Random reads of an object. The rest of it is one request, and no more memory than that.
 
-    Args:
-        location: A URI.
-
     Raises:
         OSError: It cannot be read.
         UnavailableError: The store gave no answer.

@@ -33,11 +33,7 @@ def cores() -> int:
 
 
 def prepare(modules: Sequence[str] = ()) -> None:
-    """Starts the process that others are forked from, if it does not run: it imports beside what this one does.
-
-    Args:
-        modules: What it imports.
-    """
+    """Starts the process that others are forked from, if it does not run: it imports modules beside what this does."""
     multiprocessing.set_forkserver_preload(["crackvae.orphan", *modules])
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])

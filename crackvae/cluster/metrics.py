@@ -22,11 +22,6 @@ class ExportedWatch(Watch):
 
     A gauge that is not set again leaves the port after two of Ray's reports, counters stay. So a thread sets the
     gauges again and again: those of a job that is stuck stay, those of one that has ended go.
-
-    Args:
-        run: The run.
-        shards: How many of it are left to score.
-        advance: Takes files that are done.
     """
 
     def __init__(self, run: Run, shards: int, advance: Advance) -> None:
