@@ -471,14 +471,15 @@ def reproduce(
 
 def _refuse_other(out: str, facts: dict[str, Any]) -> None:
     path = storage.join(out, FACTS)
-    if not storage.exists(path):
+
+    def read(was: Any) -> dict[str, Any]:
+        return {**was, "config": configuration.complete(was["config"], path)}
+
+    was = storage.read_json(path, read, "give a new --out")
+    if was is None:
         if next(storage.list_files(out), None) is not None:
             raise RefusedError(f"{out}: holds something else; give an empty directory")
-        return
-    was = json.loads(storage.read_bytes(path))
-    was["config"] = configuration.complete(was["config"], path)
-    differs = differences(was, json.loads(json.dumps(facts)))
-    if differs:
+    elif differs := differences(was, json.loads(json.dumps(facts))):
         raise RefusedError(f"{out}: is another experiment: {'; '.join(differs)}; give a new --out")
 
 

@@ -188,6 +188,14 @@ def test_an_output_that_holds_something_else_is_refused(model, survey, tmp_path)
     assert "empty directory" in refused("reproduce", survey, "--out", tmp_path)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"sources": []}'])
+def test_a_damaged_record_of_an_experiment_is_refused(folder, tmp_path, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "reproduce.json").write_text(text)
+    line = refused("reproduce", folder, "--out", tmp_path / "run")
+    assert line.endswith("reproduce.json: is damaged; give a new --out")
+
+
 @pytest.mark.ray
 def test_a_survey_is_scored_and_the_last_line_says_where(model, survey, out):
     done = crackvae("score", model, survey, "--out", out)

@@ -65,11 +65,12 @@ def claim(out: str, facts: Mapping[str, Any]) -> Iterator[None]:
     if not storage.exists(path) and set(storage.list_files(out)) - {storage.join(WORK, directory.LOCK)}:
         raise RefusedError(f"{out}: holds something that is no model; give an empty directory")
     with lock.holding(storage.join(out, WORK)):
-        if storage.exists(path):
-            _refuse_other(out, json.loads(storage.read_bytes(path)), facts)
-            log.info("going on in %s", out)
-        else:
+        was = storage.read_json(path, dict, "give a new --out")
+        if was is None:
             storage.write_bytes(path, json.dumps(facts, indent=1).encode())
+        else:
+            _refuse_other(out, was, facts)
+            log.info("going on in %s", out)
         yield
 
 
@@ -84,6 +85,5 @@ def complete(model: Artifact, out: str) -> Artifact:
 def _refuse_other(out: str, was: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     was = {name: was.get(name) for name in facts}
     was["config"] = configuration.complete(was["config"] or {}, out)
-    differs = directory.differences(was, facts)
-    if differs:
+    if differs := directory.differences(was, facts):
         raise RefusedError(f"{out}: is another model: {'; '.join(differs)}; give a new --out")

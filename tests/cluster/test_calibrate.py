@@ -105,6 +105,9 @@ def test_two_processes_do_not_make_one_model(tmp_path):
         pass
     with pytest.raises(RefusedError, match="is another model: data"), claim.claim(out, facts | {"data": "y"}):
         pass
+    (tmp_path / "model" / claim.WORK / claim.FACTS).write_text("{")
+    with pytest.raises(InputError, match=r"training\.json: is damaged; give a new --out"), claim.claim(out, facts):
+        pass
     (tmp_path / "model" / "notes.txt").touch()
     with pytest.raises(RefusedError, match="holds something that is no model"), claim.claim(str(tmp_path), facts):
         pass
