@@ -59,9 +59,9 @@ def run(command: str, options: dict[str, Any]) -> int:
         return int(act(**options))
 
 
-def index(sources: Sequence[str], out: str, **labels: Any) -> ExitCode:
+def index(sources: Sequence[str], out: str, **options: Any) -> ExitCode:
     """Lists sources into a manifest, prints what was found. Labels are options of `manifest.listing`."""
-    with manifest.listing(sources, **labels) as (blocks, summary):
+    with manifest.listing(sources, **options) as (blocks, summary):
         manifest.write_blocks(blocks, out)
     print("\n".join(summary.lines()))
     print(f"manifest: {out} ({summary.seconds:.1f} s)")

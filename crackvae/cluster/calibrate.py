@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from crackvae import storage
 from crackvae.cluster import claim, survey
 from crackvae.dataset import manifest, splitting
+from crackvae.dataset.labels import Naming
 from crackvae.errors import InputError, RefusedError
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
@@ -31,7 +32,7 @@ def recalibrate(
     out: str,
     *,
     device: str = "auto",
-    **labels: Any,
+    **labels: Unpack[Naming],
 ) -> Artifact:
     """Gives a model another calibration; weights and what is judged stay. The same call goes on after a kill.
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from scipy import stats
 from crackvae.cluster import here, session
 from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
+from crackvae.dataset.labels import Naming
 from crackvae.images.appearance import looks_of_tiles
 from crackvae.model import artifact, backend
 from crackvae.model.photograph import PhotoScorer, Row
@@ -81,7 +82,7 @@ def estimate(
     locations: Sequence[str],
     *,
     device: str = "auto",
-    **labels: Any,
+    **labels: Unpack[Naming],
 ) -> Estimate:
     """Lists a survey and scores a few files of it, on a worker of the cluster or here; writes nothing.
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import TypedDict
 
 import pandas as pd
 import pyarrow as pa
@@ -14,6 +15,15 @@ from crackvae.dataset.table_files import check_columns
 from crackvae.errors import InputError, UsageError
 from crackvae.schema import Label
 from crackvae.terminal import log
+
+
+class Naming(TypedDict, total=False):
+    """What a user said of labels, as `manifest.listing` takes it."""
+
+    normal: Sequence[str]
+    crack: Sequence[str]
+    label_column: str
+
 
 # Lower case, letters and digits only: Non-Crack, non_crack and noncrack are one name.
 # CD, UD and the like are SDNET2018's: cracked or uncracked deck, pavement, wall.
