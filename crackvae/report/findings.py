@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,8 +27,8 @@ _TOP, _GALLERY = 12, 6
 _TRIPTYCH_BYTES, _NAME_LETTERS = 4_000_000, 120
 # What is read for pictures, in pixels: a minute or two at most, however large the photographs.
 _TRIPTYCH_PIXELS, _THUMBNAIL_PIXELS = 400e6, 4e9
-MOST_FILE_BYTES = 500_000_000
-_REGION = ["image_id", "x", "y", "width", "height", "peak", "length", "length_mm", "length_mm_error"]
+_BOX = ["x", "y", "width", "height"]
+_REGION = ["image_id", *_BOX, "peak", "length", "length_mm", "length_mm_error"]
 _LABELLED = {
     "False positives": ("normals that were flagged", Label.NORMAL, Label.CRACK),
     "False negatives": ("cracks that were not flagged", Label.CRACK, Label.NORMAL),
@@ -92,17 +92,15 @@ def left_out(total: Mapping[str, int], held: pd.DataFrame) -> list[str]:
 
 def counts(rows: pd.DataFrame) -> Counter[str]:
     """How many of them are of each kind."""
-    return Counter({kind: len(some) for kind, some in _kinds(rows).items()})
-
-
-def _kinds(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     is_failed, is_crack = rows["score"].isna(), rows["prediction"] == str(Label.CRACK)
-    return {"not scored": rows[is_failed], "flagged": rows[is_crack], "not flagged": rows[~is_failed & ~is_crack]}
+    kinds = {"not scored": is_failed, "flagged": is_crack, "not flagged": ~is_failed & ~is_crack}
+    return Counter({kind: int(is_kind.sum()) for kind, is_kind in kinds.items()})
 
 
 def galleries(results: pd.DataFrame, threshold: float, *, labelled: bool) -> list[Gallery]:
     """The most anomalous; then right and wrong decisions, or where nothing is labelled what is near the threshold."""
-    flagged = _kinds(results)["flagged"].sort_values(["p_value", "score"], ascending=[True, False], kind="stable")
+    flagged = results[results["prediction"] == str(Label.CRACK)]
+    flagged = flagged.sort_values(["p_value", "score"], ascending=[True, False], kind="stable")
     made = [Gallery(MOST_ANOMALOUS, "smallest p-value first, then highest score", flagged[:_TOP])]
     undecided = results[results["score"].notna() & results["prediction"].isna()]
     undecided = undecided.sort_values("score", ascending=False, kind="stable")
@@ -126,39 +124,39 @@ def galleries(results: pd.DataFrame, threshold: float, *, labelled: bool) -> lis
     return [gallery for gallery in made if len(gallery.rows)]
 
 
-class Regions:
-    """The anomalous regions of some images, the strongest of each first.
+class Regions(NamedTuple):
+    """The anomalous regions of those images that have any, by image_id.
 
-    Args:
-        location: Of the run.
-        names: The images.
+    Attributes:
+        boxes: x, y, width and height of each, the strongest first.
+        notes: How many there are, and how long the longest is.
     """
 
-    def __init__(self, location: str, names: Sequence[str]) -> None:
-        wanted = pa.array(names, pa.string())
-        blocks = finalize.read_blocks(location, finalize.REGIONS_DIRECTORY, _REGION)
-        found = [block.filter(pc.is_in(block["image_id"], wanted)).to_pandas() for block in blocks]
-        self._of: dict[str, list[dict[Any, Any]]] = {}
-        if found:
-            for row in pd.concat(found).sort_values("peak", ascending=False, kind="stable").to_dict("records"):
-                self._of.setdefault(row["image_id"], []).append(row)
+    boxes: dict[str, list[list[int]]]
+    notes: dict[str, str]
 
-    def boxes(self, name: str) -> list[list[int]]:
-        """x, y, width and height of each."""
-        return [[row[side] for side in ("x", "y", "width", "height")] for row in self._of.get(name, ())]
 
-    def note(self, name: str) -> str:
-        """How many there are, and how long the longest is."""
-        own = self._of.get(name, [])
-        if not own:
-            return ""
-        text = f"{len(own)} region{'s' if len(own) > 1 else ''}"
-        longest = max((row for row in own if pd.notna(row["length"])), key=lambda row: row["length"], default=None)
-        if longest is None:
-            return text
-        if pd.notna(longest["length_mm"]):
-            return f"{text}, longest {longest['length_mm']:.0f} ± {longest['length_mm_error']:.0f} mm"
-        return f"{text}, longest {longest['length']:.0f} px"
+def read_regions(location: str, names: Sequence[str]) -> Regions:
+    """Reads the regions of some images of a run."""
+    wanted = pa.array(names, pa.string())
+    blocks = finalize.read_blocks(location, finalize.REGIONS_DIRECTORY, _REGION)
+    found = [block.filter(pc.is_in(block["image_id"], wanted)).to_pandas() for block in blocks]
+    regions = defaultdict(list)
+    if found:
+        for row in pd.concat(found).sort_values("peak", ascending=False, kind="stable").to_dict("records"):
+            regions[row["image_id"]].append(row)
+    boxes = {name: [[row[side] for side in _BOX] for row in own] for name, own in regions.items()}
+    return Regions(boxes, {name: _note(own) for name, own in regions.items()})
+
+
+def _note(regions: Sequence[Mapping[Any, Any]]) -> str:
+    text = f"{len(regions)} region{'s' if len(regions) > 1 else ''}"
+    longest = max((row for row in regions if pd.notna(row["length"])), key=lambda row: row["length"], default=None)
+    if longest is None:
+        return text
+    if pd.notna(longest["length_mm"]):
+        return f"{text}, longest {longest['length_mm']:.0f} ± {longest['length_mm_error']:.0f} mm"
+    return f"{text}, longest {longest['length']:.0f} px"
 
 
 def triptychs(
@@ -168,20 +166,15 @@ def triptychs(
 
     Galleries take turns, so that where pictures are few each has some.
     """
-    if model is None:
+    if model is None or not shown:
         return {}
-    depth = max((len(gallery.rows) for gallery in shown), default=0)
-    turns = [gallery.rows[place : place + 1] for place in range(depth) for gallery in shown]
-    if not turns:
-        return {}
-    rows = pd.concat(turns)
+    rows = pd.concat([gallery.rows[place : place + 1] for place in range(_TOP) for gallery in shown])
     rows = rows[~rows.index.duplicated()]
     pixels_N = (rows["width"].astype(float) * rows["height"].astype(float)).fillna(0).cumsum()
     rows = rows[(pixels_N <= _TRIPTYCH_PIXELS) | (np.arange(len(rows)) == 0)].sort_index()
-    boxes = {name: regions.boxes(name) for name in rows["image_id"]}
     made: dict[int, Triptych] = {}
     used = 0
-    for row, picture in zip(rows.index, views.triptychs(rows, boxes, model, threshold), strict=True):
+    for row, picture in zip(rows.index, views.triptychs(rows, regions.boxes, model, threshold), strict=True):
         used += sum(map(len, picture.pictures))
         made[row] = picture if used < _TRIPTYCH_BYTES else Triptych(gone="left out, so that the page stays small")
     return made
@@ -216,7 +209,7 @@ def outcome(row: Mapping[Any, Any]) -> str:
 
 def note(row: Mapping[Any, Any], regions: Regions) -> str:
     """How much of an image was judged, and what was found in it."""
-    parts = [regions.note(row["image_id"])]
+    parts = [regions.notes.get(row["image_id"], "")]
     if pd.notna(row["judged_fraction"]) and row["judged_fraction"] < 0.995:
         parts.append(f"{row['judged_fraction']:.0%} of it judged")
     if row["repeats"]:
@@ -231,8 +224,7 @@ def add_thumbnails(made: list[Row], held: pd.DataFrame, regions: Regions, most_b
     chosen = np.flatnonzero(could & (np.cumsum(pixels_N * could) <= _THUMBNAIL_PIXELS))
     # In the order of the manifest, which is quick in an archive; what there is no room for is known afterwards.
     in_order = chosen[np.argsort(held.index.to_numpy()[chosen])]
-    boxes = {name: regions.boxes(name) for name in held["image_id"].iloc[in_order]}
-    drawn = dict(zip(in_order.tolist(), views.thumbnails(held.iloc[in_order], boxes, MOST_FILE_BYTES), strict=True))
+    drawn = dict(zip(in_order.tolist(), views.thumbnails(held.iloc[in_order], regions.boxes), strict=True))
     room, missing = most_bytes, int(could.sum()) - len(chosen)
     for index in chosen.tolist():
         data, why = drawn[index]

@@ -86,7 +86,7 @@ def write(location: str, *, model: str | None = None, shows: Shown | None = None
     labelled = total["labelled"] > 0
     held, shown = findings.listed(excerpt.chosen), findings.galleries(excerpt.chosen, threshold, labelled=labelled)
     names = pd.concat([held, *(gallery.rows for gallery in shown)])["image_id"].unique().tolist()
-    regions = Regions(location, names)
+    regions = findings.read_regions(location, names)
     triptychs = findings.triptychs(shown, regions, scored_by, threshold)
     place_N2, _ = structures.assign(held["image_id"].tolist(), by)
     rows = findings.rows(held, place_N2, regions, with_positions=with_positions)

@@ -23,7 +23,8 @@ from crackvae.model import backend
 from crackvae.model.artifact import Artifact
 from crackvae.model.photograph import PhotoScorer
 from crackvae.report import overlay
-from crackvae.report.findings import Regions
+from crackvae.report.findings import read_regions
+from crackvae.report.views import Boxes
 from crackvae.terminal import log, progress
 
 WORST, OTHERS = 8, 4
@@ -52,9 +53,11 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
     Yields:
         File name and JPEG.
     """
-    rows = scored.loc[_chosen(scored, seed)]
+    first = highest(scored)
+    others_N = np.random.default_rng(seed).permutation(scored.index.drop(first))[:OTHERS]
+    rows = scored.loc[[*first, *others_N]]
     files = pa.table({name: pa.array(rows[name]) for name in ("image_id", "uri")})
-    regions = Regions(run, rows["image_id"].tolist())
+    boxes = read_regions(run, rows["image_id"].tolist()).boxes
     scorer = PhotoScorer(model, "cpu", backend.resolve("cpu", "auto").precision)
     with (
         Decoder(model.config.image) as decoder,
@@ -70,7 +73,7 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
                 raise OSError(found["message"])
             with lock:
                 data = reader.read(row["uri"], model.config.image.max_megabytes * 10**6)
-            return _picture(data, row, arrays, regions, scorer, model)
+            return _picture(data, row, arrays, boxes, scorer, model)
 
         records = rows.to_dict("records")
         drawn = _ahead(pool, picture, zip(records, decoder.photographs(files), strict=True))
@@ -95,7 +98,7 @@ def _ahead(
 
 
 def _picture(
-    data: bytes, row: dict[Any, Any], arrays: list[Gray], regions: Regions, scorer: PhotoScorer, model: Artifact
+    data: bytes, row: dict[Any, Any], arrays: list[Gray], boxes: Boxes, scorer: PhotoScorer, model: Artifact
 ) -> bytes:
     assert model.photographs is not None
     pitch = row["mm_per_pixel"]
@@ -108,20 +111,13 @@ def _picture(
             photo,
             map_HW,
             model.photographs.map_limit,
-            regions.boxes(row["image_id"]),
+            boxes.get(row["image_id"], ()),
             title=row["image_id"],
             score=row["score"],
             p_value=row["p_value"],
             is_bound=bool(row["p_value_is_bound"]),
             judged_HW=judged_HW,
         )
-
-
-def _chosen(scored: pd.DataFrame, seed: int) -> pd.Index[int]:
-    """Rows: the highest scores first, then others at random."""
-    first = highest(scored)
-    others_N = np.random.default_rng(seed).permutation(scored.index.drop(first))[:OTHERS]
-    return first.append(pd.Index(others_N))
 
 
 def _name(rank: int, image_id: str) -> str:

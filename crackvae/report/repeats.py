@@ -20,7 +20,7 @@ _LIKELY = 8  # images, by what lies in their own boxes, that an image is compare
 _SIDE = 1024  # pixels of a photograph that is compared
 
 
-def find(rows: pd.DataFrame, boxes: views.Boxes, most_bytes: int) -> NDArray[np.int64]:
+def find(rows: pd.DataFrame, boxes: views.Boxes) -> NDArray[np.int64]:
     """Which image shows what another one shows, in the box of its strongest region or, where it has none, as a whole.
 
     Only images are read whose box lies where that of another one lies; one that is gone repeats nothing.
@@ -28,7 +28,6 @@ def find(rows: pd.DataFrame, boxes: views.Boxes, most_bytes: int) -> NDArray[np.
     Args:
         rows: Of the results.
         boxes: Of regions, the strongest first.
-        most_bytes: Of a file.
 
     Returns:
         first_N: the place in rows of the first image that shows the same; its own where there is none.
@@ -47,7 +46,7 @@ def find(rows: pd.DataFrame, boxes: views.Boxes, most_bytes: int) -> NDArray[np.
     compared = [row for row in range(len(rows)) if np.count_nonzero(near(row)) > 1]
     first_N, is_first_N = np.arange(len(rows)), np.zeros(len(rows), np.bool_)
     vector_ND = np.zeros((len(rows), THUMBNAIL**2), np.float32)
-    shown = views.small_pictures(rows.iloc[compared], _SIDE, most_bytes)
+    shown = views.small_pictures(rows.iloc[compared], _SIDE)
     for row, (picture, scale, _) in zip(compared, shown, strict=True):
         if picture is None:
             continue

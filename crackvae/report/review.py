@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from crackvae import storage
 from crackvae.errors import InputError, RefusedError, UsageError
-from crackvae.report.findings import MOST_FILE_BYTES, Regions
+from crackvae.report import findings
 from crackvae.run import directory, finalize, judge
 from crackvae.run.directory import Run
 from crackvae.schema import REVIEW, ReviewPart
@@ -123,9 +123,8 @@ def _repeats(location: str, listed: pd.DataFrame, order: pd.Index) -> pd.Series:
     """By row of the list: the image_id of the first one in this order that shows the same, "" for that one itself."""
     from crackvae.report import repeats  # 0.4 s to import, which a page does without
 
-    regions = Regions(location, listed["image_id"].tolist())
-    boxes = {name: regions.boxes(name) for name in listed["image_id"]}
-    alike = pd.Series(repeats.find(listed, boxes, MOST_FILE_BYTES), listed.index)[order]
+    boxes = findings.read_regions(location, listed["image_id"].tolist()).boxes
+    alike = pd.Series(repeats.find(listed, boxes), listed.index)[order]
     return listed["image_id"][order].groupby(alike).transform("first").where(alike.duplicated(), "")
 
 

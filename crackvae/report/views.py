@@ -40,6 +40,7 @@ SIDE = 384
 
 _MARGIN = 128  # computed around them: the evidence is then within 1% of that of the whole photograph
 _THUMBNAIL = 96
+_MOST_FILE_BYTES = 500_000_000
 _FEW = 512  # thumbnails take a process half as long as it takes to begin
 _QUALITY = 75
 _REASON_LETTERS = 120
@@ -79,9 +80,8 @@ def triptychs(rows: pd.DataFrame, boxes: Boxes, model: Artifact, threshold: floa
         for row, answer in answers:
             try:
                 arrays, gone = _checked(row, *answer)
-                yield (
-                    Triptych(gone=gone) if gone else _of_photograph(arrays, row, boxes[row["image_id"]], scorer, model)
-                )
+                own = boxes.get(row["image_id"], ())
+                yield Triptych(gone=gone) if gone else _of_photograph(arrays, row, own, scorer, model)
             except Exception as error:  # the page says so in its place
                 yield Triptych(gone=_reason(error))
 
@@ -238,13 +238,12 @@ def _saved(picture: Image.Image, quality: int = _QUALITY) -> bytes:
     return file.getvalue()
 
 
-def thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> Iterator[tuple[bytes, str]]:
+def thumbnails(rows: pd.DataFrame, boxes: Boxes) -> Iterator[tuple[bytes, str]]:
     """Thumbnails of files that were decoded when they were scored.
 
     Args:
         rows: Of the results.
         boxes: Of regions, drawn where an image is larger than a triptych.
-        most_bytes: Of a file.
 
     Yields:
         A JPEG and no reason, or no JPEG and the reason.
@@ -252,23 +251,21 @@ def thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> Iterator[tu
     rows = rows[["image_id", "uri", "width", "height"]]
     parts = min(processes.cores(), len(rows) // _FEW)
     if parts < 2 or any(f"{suffix}!/" in uri.lower() for uri in rows["uri"] for suffix in SEQUENTIAL_SUFFIXES):
-        yield from _thumbnails(rows, boxes, most_bytes)
+        yield from _thumbnails(rows, boxes)
         return
     ends = np.linspace(0, len(rows), parts + 1).astype(int)
     with processes.pool(parts) as pool:
         drawn = [
-            pool.submit(
-                _thumbnails, part, {name: boxes[name] for name in part["image_id"] if name in boxes}, most_bytes
-            )
+            pool.submit(_thumbnails, part, {name: boxes[name] for name in part["image_id"] if name in boxes})
             for part in (rows[start:end] for start, end in pairwise(ends))
         ]
         for made in drawn:
             yield from made.result()
 
 
-def _thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> list[tuple[bytes, str]]:
+def _thumbnails(rows: pd.DataFrame, boxes: Boxes) -> list[tuple[bytes, str]]:
     made = []
-    shown = small_pictures(rows, _THUMBNAIL, most_bytes)
+    shown = small_pictures(rows, _THUMBNAIL)
     for row, (picture, scale, gone) in zip(rows.to_dict("records"), shown, strict=True):
         if picture is not None and max(row["width"], row["height"]) > SIDE:
             _outline(picture, boxes.get(row["image_id"], ()), scale)
@@ -276,7 +273,7 @@ def _thumbnails(rows: pd.DataFrame, boxes: Boxes, most_bytes: int) -> list[tuple
     return made
 
 
-def small_pictures(rows: pd.DataFrame, side: int, most_bytes: int) -> Iterator[tuple[Image.Image | None, float, str]]:
+def small_pictures(rows: pd.DataFrame, side: int) -> Iterator[tuple[Image.Image | None, float, str]]:
     """Upright pictures of at most so many pixels a side, with their scale; or none, and why. Arguments as above."""
     unavailable = ""
     with Reader() as reader:
@@ -284,7 +281,7 @@ def small_pictures(rows: pd.DataFrame, side: int, most_bytes: int) -> Iterator[t
             try:
                 if unavailable:  # asked again and again, it would take hours
                     raise OSError(unavailable)
-                with Image.open(io.BytesIO(reader.read(row["uri"], most_bytes)), formats=FORMATS) as photo:
+                with Image.open(io.BytesIO(reader.read(row["uri"], _MOST_FILE_BYTES)), formats=FORMATS) as photo:
                     if sorted(photo.size) != sorted((row["width"], row["height"])):
                         raise OSError(_CHANGED)
                     yield *overlay.upright(photo, side), ""

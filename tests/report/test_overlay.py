@@ -224,7 +224,7 @@ def test_a_thumbnail_takes_no_comment_along(kind, tmp_path):
     Image.new("L", (300, 200), 160).save(path, kind, **options)
     assert b"50.123456N" in path.read_bytes()
     row = {"image_id": path.name, "uri": path.as_uri(), "width": 300, "height": 200}
-    [(data, reason)] = views.thumbnails(pd.DataFrame([row]), {}, 10**6)
+    [(data, reason)] = views.thumbnails(pd.DataFrame([row]), {})
     assert reason == ""
     assert b"50.123456N" not in data
     assert len(data) < 2_000

@@ -271,11 +271,11 @@ def test_the_same_place_alone_or_the_same_look_alone_is_no_repeat(tmp_path):
         rows.append({"image_id": path.name, "uri": f"file://{path}", "width": 200, "height": 200})
         boxes[path.name] = [[x, 10, 64, 64]]
     frame = pd.DataFrame(rows)
-    assert repeats.find(frame, boxes, 10**6).tolist() == [0, 1, 2, 3, 0]
+    assert repeats.find(frame, boxes).tolist() == [0, 1, 2, 3, 0]
     (tmp_path / "4.png").unlink()
-    assert repeats.find(frame, boxes, 10**6).tolist() == [0, 1, 2, 3, 4]
-    assert repeats.find(frame.assign(width=[200] * 4 + [201]), boxes, 10**6).tolist() == [0, 1, 2, 3, 4]
-    assert repeats.find(frame[:0], {}, 10**6).tolist() == []
+    assert repeats.find(frame, boxes).tolist() == [0, 1, 2, 3, 4]
+    assert repeats.find(frame.assign(width=[200] * 4 + [201]), boxes).tolist() == [0, 1, 2, 3, 4]
+    assert repeats.find(frame[:0], {}).tolist() == []
 
 
 def test_a_dark_border_at_the_lower_edge_of_a_panorama_is_compared(tmp_path):
@@ -287,7 +287,7 @@ def test_a_dark_border_at_the_lower_edge_of_a_panorama_is_compared(tmp_path):
         for path in sorted(tmp_path.glob("*.png"))
     ]
     boxes = {row["image_id"]: [[100, 3_327, 5_000, 3]] for row in rows}
-    assert len(repeats.find(pd.DataFrame(rows), boxes, 10**9)) == 2
+    assert len(repeats.find(pd.DataFrame(rows), boxes)) == 2
 
 
 @pytest.fixture(scope="module")
