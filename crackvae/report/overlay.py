@@ -41,14 +41,14 @@ _DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 def draw(
     photo: Image.Image,
     map_HW: NDArray[np.float32],
+    judged_HW: NDArray[np.bool_],
     limit: float,
     boxes: Iterable[Sequence[int]],
     *,
     title: str,
-    score: float | None,
-    p_value: float | None,
-    is_bound: bool = False,
-    judged_HW: NDArray[np.bool_] | None = None,
+    score: float,
+    p_value: float,
+    is_bound: bool,
     side: int = 2000,
 ) -> bytes:
     """Draws the anomaly map and the regions of a photograph on it.
@@ -56,13 +56,13 @@ def draw(
     Args:
         photo: As opened: neither loaded nor turned upright.
         map_HW: Its anomaly map, upright, at any resolution.
+        judged_HW: What was judged, at that resolution; the rest is shown dark.
         limit: Of the map.
         boxes: x, y, width and height of each region in pixels of the upright photograph.
         title: Such as the file's name.
-        score: Of the photograph; None where it was not scored.
+        score: Of the photograph.
         p_value: Of the score.
         is_bound: Whether that is an upper bound.
-        judged_HW: What was judged, upright, at any resolution; the rest is shown dark.
         side: Longest side of the photograph in the picture, in pixels.
 
     Returns:
@@ -74,19 +74,13 @@ def draw(
     exif = _exif(photo)  # before the pixels: loading a TIFF closes it
     profile = photo.info.get("icc_profile") if photo.mode == "RGB" else None
     picture, scale = upright(photo, side)
-    picture_HW3 = np.asarray(picture)
-    if judged_HW is not None:
-        is_dark_HW = cv2.resize(judged_HW.astype(np.uint8), picture.size, interpolation=cv2.INTER_NEAREST) == 0
-        picture_HW3 = np.where(is_dark_HW[..., None], picture_HW3 // 3, picture_HW3)
-        map_HW = np.where(judged_HW, map_HW, 0)
-    canvas = blend(picture_HW3, levels(map_HW, limit, picture.size))
+    canvas = heat(np.asarray(picture), map_HW, judged_HW, limit)
     pen = ImageDraw.Draw(canvas)
     for x, y, width, height in boxes:
         box = [x * scale - 2, y * scale - 2, (x + width) * scale + 2, (y + height) * scale + 2]
         pen.rectangle(box, outline="black", width=3)
         pen.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline="white", width=1)
-    verdict = "not judged" if score is None else f"score {score:.4g}"
-    verdict += "" if p_value is None else f", p {'<=' if is_bound else '='} {p_value:.2g}"
+    verdict = f"score {score:.4g}, p {'<=' if is_bound else '='} {p_value:.2g}"
     sheet = _with_bar(canvas, title, verdict, limit)
     file = io.BytesIO()
     sheet.save(file, "JPEG", quality=_QUALITY, exif=exif, icc_profile=profile)
@@ -109,7 +103,17 @@ def upright(photo: Image.Image, side: int) -> tuple[Image.Image, float]:
     return Image.fromarray(turned_upright(np.asarray(picture), orientation)), scale
 
 
-def levels(map_HW: NDArray[np.float32], limit: float, size: tuple[int, int]) -> NDArray[np.uint8]:
+def heat(
+    picture_HW3: NDArray[np.uint8], map_hw: NDArray[np.float32], judged_hw: NDArray[np.bool_], limit: float
+) -> Image.Image:
+    """A picture in RGB with the colors of the map on it; what was not judged is dark. Arguments as for `draw`."""
+    size = picture_HW3.shape[1::-1]
+    is_dark_HW = cv2.resize(judged_hw.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 0
+    shown_HW3 = np.where(is_dark_HW[..., None], picture_HW3 // 3, picture_HW3)
+    return _blend(shown_HW3, _levels(np.where(judged_hw, map_hw, 0), limit, size))
+
+
+def _levels(map_HW: NDArray[np.float32], limit: float, size: tuple[int, ...]) -> NDArray[np.uint8]:
     """The map at the size of the picture, 0 being CLEAR times the limit and less, 255 FULL times and more."""
     block = round(map_HW.shape[1] / size[0])
     if block > 1:  # the largest value of each block: a mean would lose a thin crack
@@ -120,16 +124,21 @@ def levels(map_HW: NDArray[np.float32], limit: float, size: tuple[int, int]) -> 
     return np.asarray(np.clip(255 * share_HW, 0, 255), np.uint8)
 
 
-def blend(picture_HW3: NDArray[np.uint8], level_HW: NDArray[np.uint8]) -> Image.Image:
-    """Puts the colors of the map on a picture.
-
-    Args:
-        picture_HW3: RGB.
-        level_HW: As by `levels`.
-    """
+def _blend(picture_HW3: NDArray[np.uint8], level_HW: NDArray[np.uint8]) -> Image.Image:
     ink_L3 = (_COLOR_L3 * _OPACITY_L1).astype(np.float32)
     clear_L3 = np.repeat(1 - _OPACITY_L1, 3, axis=1).astype(np.float32)
     return Image.fromarray(np.rint(picture_HW3 * clear_L3[level_HW] + ink_L3[level_HW]).astype(np.uint8))
+
+
+def ramp(width: int, height: int) -> Image.Image:
+    """The colors of the map on gray, from CLEAR times the limit to FULL times, for a picture's scale."""
+    level_HW = np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
+    return _blend(np.full((height, width, 3), 160, np.uint8), level_HW)
+
+
+def ticks(limit: float) -> tuple[str, str, str]:
+    """What stands at the left end of such a scale, at its middle and at its right end."""
+    return f"{CLEAR:g}x and less", f"limit {limit:.3g}", f"{FULL:g}x and more"
 
 
 def _with_bar(picture: Image.Image, title: str, verdict: str, limit: float) -> Image.Image:
@@ -149,13 +158,9 @@ def _with_bar(picture: Image.Image, title: str, verdict: str, limit: float) -> I
     pen.text((gap, top), name, "black", font)
 
     ramp_top, ramp_px = top + round(1.6 * letter), width - 8 * letter
-    gray_HW3 = np.full((letter, ramp_px, 3), 160, np.uint8)
-    ramp_HW = np.tile(np.linspace(0, 255, ramp_px).astype(np.uint8), (letter, 1))
-    sheet.paste(blend(gray_HW3, ramp_HW), (4 * letter, ramp_top))
-    ticks = {CLEAR: f"{CLEAR:g}x and less", 1.0: f"limit {limit:.3g}", FULL: f"{FULL:g}x and more"}
-    for multiple, text in ticks.items():
-        place = (4 * letter + ramp_px * (multiple - CLEAR) / (FULL - CLEAR), ramp_top + 1.2 * letter)
-        pen.text(place, text, "black", font, anchor="ma")
+    sheet.paste(ramp(ramp_px, letter), (4 * letter, ramp_top))
+    for place, text in zip((0, 0.5, 1), ticks(limit), strict=True):
+        pen.text((4 * letter + ramp_px * place, ramp_top + 1.2 * letter), text, "black", font, anchor="ma")
     caption = "anomaly map: evidence for a long, dark line through a place; dark: not judged"
     pen.text((width / 2, ramp_top + 2.4 * letter), caption, "black", font, anchor="ma")
     return sheet

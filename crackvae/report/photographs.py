@@ -110,13 +110,13 @@ def _picture(
         return overlay.draw(
             photo,
             map_HW,
+            judged_HW,
             model.photographs.map_limit,
             boxes.get(row["image_id"], ()),
             title=row["image_id"],
             score=row["score"],
             p_value=row["p_value"],
             is_bound=bool(row["p_value_is_bound"]),
-            judged_HW=judged_HW,
         )
 
 

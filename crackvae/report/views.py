@@ -139,11 +139,8 @@ def _of_photograph(
     part_HW = gray_HW[down.start : down.stop, across.start : across.stop]
     colors_hw2 = chroma_hw2[down.of(chroma_hw2.shape[0]), across.of(chroma_hw2.shape[1])]
     part_HW, expected_HW, map_hw, judged_hw = scorer.view(part_HW, colors_hw2, ground)
-    size = part_HW.shape[::-1]
-    level_HW = overlay.levels(np.where(judged_hw, map_hw, 0), model.photographs.map_limit, size)
-    dark_HW = cv2.resize(judged_hw.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 0
-    shown_HW3 = np.repeat(np.where(dark_HW, part_HW // 3, part_HW)[..., None], 3, axis=2)
-    heat_HW3 = np.asarray(overlay.blend(shown_HW3, level_HW))
+    part_HW3 = np.repeat(part_HW[..., None], 3, axis=2)
+    heat_HW3 = np.asarray(overlay.heat(part_HW3, map_hw, judged_hw, model.photographs.map_limit))
     inner = down.shown(factor), across.shown(factor)
     pictures = [_jpeg(picture[inner]) for picture in (part_HW, expected_HW, heat_HW3)]
     if down.is_part or across.is_part:
@@ -192,38 +189,26 @@ def _overview(gray_HW: Gray, boxes: Sequence[Sequence[int]], part: tuple[int, in
     return _jpeg(np.asarray(picture))
 
 
-class Scale(NamedTuple):
-    """What the colors of the heat maps mean.
+def scale(model: Artifact, threshold: float) -> tuple[bytes, tuple[str, str, str], str]:
+    """The one scale of a run's heat maps.
 
-    Attributes:
-        ramp: A PNG, from left to right.
-        ticks: What stands at its left end, its middle and its right end.
-        caption: Of what.
+    Returns:
+        The colors from left to right as a PNG; what stands at their left end, middle and right end; of what they are.
     """
-
-    ramp: bytes
-    ticks: tuple[str, str, str]
-    caption: str
-
-
-def scale(model: Artifact, threshold: float) -> Scale:
-    """The one scale of a run's heat maps."""
-    level_HW = np.tile(np.arange(256, dtype=np.uint8), (12, 1))
     if model.photographs is None:
         ticks = ("0", f"{SCALE / 2:g}x threshold", f"{SCALE:g}x and more")
         caption = f"squared error of a pixel (gray levels from -1 to 1), in multiples of the threshold {threshold:.4g}"
-        picture = Image.fromarray(_INFERNO_L3[level_HW])
+        picture = Image.fromarray(np.tile(_INFERNO_L3, (12, 1, 1)))
     else:
-        limit = model.photographs.map_limit
-        ticks = (f"{overlay.CLEAR:g}x and less", f"limit {limit:.3g}", f"{overlay.FULL:g}x and more")
+        ticks = overlay.ticks(model.photographs.map_limit)
         caption = (
             f"evidence for a long, dark line through a place; {model.config.scoring.alpha:.0%} of the calibration's "
             "normals exceed the limit somewhere; dark: not judged"
         )
-        picture = overlay.blend(np.full((12, 256, 3), 160, np.uint8), level_HW)
+        picture = overlay.ramp(256, 12)
     file = io.BytesIO()
     picture.save(file, "PNG")
-    return Scale(file.getvalue(), ticks, caption)
+    return file.getvalue(), ticks, caption
 
 
 def _jpeg(picture: NDArray[np.uint8]) -> bytes:

@@ -39,9 +39,10 @@ def saved(image, kind="JPEG", **options):
     return Image.open(io.BytesIO(file.getvalue()))
 
 
-def draw(picture, map_HW=None, limit=0.1, boxes=(), title="IMG_0001.JPG", score=0.03, p_value=0.01, **options):
+def draw(picture, map_HW=None, limit=0.1, boxes=(), title="IMG_0001.JPG", **options):
     map_HW = np.zeros(picture.size[::-1], np.float32) if map_HW is None else map_HW
-    data = overlay.draw(picture, map_HW, limit, boxes, title=title, score=score, p_value=p_value, **options)
+    told = {"title": title, "score": 0.03, "p_value": 0.01, "is_bound": False}
+    data = overlay.draw(picture, map_HW, np.ones_like(map_HW, bool), limit, boxes, **told, **options)
     return Image.open(io.BytesIO(data))
 
 
@@ -174,7 +175,7 @@ def test_a_thin_crack_is_not_averaged_away():
 
 def test_small_photographs_and_odd_names_have_a_bar_that_holds_them():
     for title in ("x" * 500, "\ud800 line\nbreak", "", "Brücke 3.jpg"):
-        picture = draw(photo(40, 30), title=title, score=None, p_value=None)
+        picture = draw(photo(40, 30), title=title)
         assert picture.width == 640
         assert picture.height > 30 + 60
 
