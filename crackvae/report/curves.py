@@ -22,9 +22,8 @@ from crackvae.statistics.intervals import Bands
 BLUE, VERMILLION, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
 Size = tuple[float, float]
-Curve = tuple[Bands, Mapping[str, int]]
-"""What `intervals.bands` says, and the confusion matrix at the threshold."""
 
+_POINT: dict[str, Any] = {"marker": "o", "linestyle": "", "markeredgecolor": "black", "markersize": 7}
 _NARROW = 7  # inches
 _BINS = 80
 _COLOURS = {Label.NORMAL: BLUE, Label.CRACK: VERMILLION, None: GRAY}
@@ -112,10 +111,8 @@ def roc(scored: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure:
     for fpr, recall, colour in points:
         for axes, left in ((whole, 0.0), (zoom, smallest / 2)):
             # A logarithmic axis has no place for no false alarms: its left edge stands for them.
-            axes.plot(max(fpr, left), recall, "o", color=colour, markeredgecolor="black", ms=7,
-                      clip_on=False, zorder=3)  # fmt: skip
-    whole.plot([], [], "o", color="white", markeredgecolor="black", ms=7,
-               label=f"at the threshold of alpha {metrics['threshold']['alpha']:g}")  # fmt: skip
+            axes.plot(max(fpr, left), recall, **_POINT, color=colour, clip_on=False, zorder=3)
+    whole.plot([], [], **_POINT, color="white", label=f"at the threshold of alpha {metrics['threshold']['alpha']:g}")
     whole.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, label="chance")
     whole.set(xlim=(-0.01, 1.01), title="Cracks found against false alarms")
     zoom.set(xscale="log", xlim=(smallest / 2, 1), title="The same, few false alarms in detail")
@@ -131,29 +128,28 @@ def roc(scored: pd.DataFrame, metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def with_bands(curves: Mapping[str, Curve], size: Size) -> tuple[Figure, Figure]:
+def with_bands(curves: Mapping[str, tuple[Bands, Mapping[str, Any]]], size: Size) -> tuple[Figure, Figure]:
     """ROC, and precision against recall, each with pointwise bands and the point of the threshold.
 
     Args:
-        curves: By the name of the set.
+        curves: By the name of the set: what `intervals.bands` says, and its metrics.
         size: Of a figure in inches.
     """
-    figures = tuple(Figure(figsize=size, layout="constrained") for _ in range(2))
+    roc_figure, pr_figure = figures = [Figure(figsize=size, layout="constrained") for _ in range(2)]
     roc_axes, pr_axes = (figure.subplots() for figure in figures)
     post: Literal["post"] = "post"  # in steps: between two thresholds there is nothing
     pre: Literal["pre"] = "pre"
-    for (name, curve), colour in zip(curves.items(), (BLUE, VERMILLION, GREEN), strict=False):
-        bands, cell = curve
-        fpr, recall = _operating_point({"confusion": cell})
-        for axes, x_G, y_3G, steps in (
-            (roc_axes, bands.fpr_G, bands.recall_3G, post),
-            (pr_axes, bands.recall_G, bands.precision_3G, pre),
+    for (name, (bands, card)), colour in zip(curves.items(), (BLUE, VERMILLION, GREEN), strict=False):
+        fpr, recall = _operating_point(card)
+        cell = card["confusion"]
+        precision = cell["tp"] / max(1, cell["tp"] + cell["fp"])
+        for axes, x_G, y_3G, steps, x, y in (
+            (roc_axes, bands.fpr_G, bands.recall_3G, post, max(fpr, bands.fpr_G[0]), recall),
+            (pr_axes, bands.recall_G, bands.precision_3G, pre, recall, precision),
         ):
             axes.fill_between(x_G, y_3G[1], y_3G[2], step=steps, color=colour, alpha=0.25, linewidth=0)
             axes.step(x_G, y_3G[0], where=steps, color=colour, label=name)
-        precision = cell["tp"] / max(1, cell["tp"] + cell["fp"])
-        for axes, x, y in ((roc_axes, max(fpr, bands.fpr_G[0]), recall), (pr_axes, recall, precision)):
-            axes.plot(x, y, "o", color=colour, markeredgecolor="black", ms=7, clip_on=False, zorder=3)
+            axes.plot(x, y, **_POINT, color=colour, clip_on=False, zorder=3)
     roc_axes.set(xscale="log", xlabel="false alarms: share of normals called crack (logarithmic)",
                  ylabel="recall: share of cracks called crack", title="Cracks found against false alarms")  # fmt: skip
     pr_axes.set(xlabel="recall: share of cracks called crack", ylabel="precision: share of flags that are cracks",
@@ -164,10 +160,10 @@ def with_bands(curves: Mapping[str, Curve], size: Size) -> tuple[Figure, Figure]
         axes.set_ylim(top=1.01)
         axes.grid(alpha=0.3)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.plot([], [], "o", color="white", markeredgecolor="black", ms=7, label="at the threshold")
+        axes.plot([], [], **_POINT, color="white", label="at the threshold")
         axes.fill_between([], [], [], color=GRAY, alpha=0.25, label="95% band")
         figure.legend(loc="outside lower center", ncols=2)
-    return figures[0], figures[1]
+    return roc_figure, pr_figure
 
 
 def p_values(p_N: NDArray[np.float64], calibration_normals: int, alpha: float, size: Size) -> Figure:

@@ -196,34 +196,31 @@ def _identity(run: Run, model: Artifact | None) -> dict[str, str]:
     return {name: value for name, value in told.items() if value}
 
 
-def _expected(metrics: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def _expected(metrics: dict[str, Any]) -> list[list[str]]:
     """Precision to expect where so many of the images are cracked, by what the recall is taken from."""
     made = []
     for name in tables.reported_sets(metrics):
         found = [metrics["sets"][name][f"precision_at_1_in_{round(1 / prevalence)}"] for prevalence in PREVALENCES]
         if found[0]["value"] is not None:
             label = "labelled images" if name == EvaluationSet.ALL else f"{name} set"
-            shares = [tables.interval(precision, ".1%") for precision in found]
-            made.append((f"at the recall and false alarms of the {label}", shares))
+            shares = (tables.interval(precision, ".1%") for precision in found)
+            made.append([f"at the recall and false alarms of the {label}", *shares])
     rate = metrics["threshold"]["false_alarm_rate"]["expected"]
-    best = [f"{float(expected_precision(rate, 1.0, prevalence)):.1%}" for prevalence in PREVALENCES]
-    return [*made, (f"at most, if every crack is flagged, at {rate:.1%} false alarms", best)]
+    best = (f"{float(expected_precision(rate, 1.0, prevalence)):.1%}" for prevalence in PREVALENCES)
+    return [*made, [f"at most, if every crack is flagged, at {rate:.1%} false alarms", *best]]
 
 
 def _cards(gallery: Gallery, pictures: dict[int, Triptych], regions: Regions) -> list[dict[Any, Any]]:
-    cards = []
-    for row, told in zip(gallery.rows.index, gallery.rows.to_dict("records"), strict=True):
-        picture = pictures.get(row, Triptych(gone="no picture: enough is shown already"))
-        cards.append(
-            {
-                **told,
-                "outcome": findings.outcome(told),
-                "note": findings.note(told, regions),
-                "pictures": picture.pictures,
-                "gone": picture.gone,
-            }
-        )
-    return cards
+    none = Triptych(gone="no picture: enough is shown already")
+    return [
+        {
+            **told,
+            "outcome": findings.outcome(told),
+            "note": findings.note(told, regions),
+            **pictures.get(row, none)._asdict(),
+        }
+        for row, told in zip(gallery.rows.index, gallery.rows.to_dict("records"), strict=True)
+    ]
 
 
 def _rendered(context: dict[str, Any], rows: list[findings.Row], held: pd.DataFrame, regions: Regions) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -20,24 +20,10 @@ from crackvae.statistics import intervals
 _SIZE, _TALL = (5.2, 4.0), (5.2, 5.4)  # inches: at 390 pixels letters are as large as the text around
 
 
-class Plot(NamedTuple):
-    """A figure.
-
-    Attributes:
-        source: A data URI.
-        alt: What it shows, for those who do not see it.
-        note: Below it.
-    """
-
-    source: str
-    alt: str
-    note: str
-
-
-def draw(excerpt: Excerpt, metrics: Mapping[str, Any], model: Artifact | None) -> dict[str, Plot]:
-    """Every figure that the run has data for, by name."""
+def draw(excerpt: Excerpt, metrics: Mapping[str, Any], model: Artifact | None) -> dict[str, tuple[str, str, str]]:
+    """Every figure that the run has data for, by name: a data URI, what it shows in words, and a note below it."""
     with mpl.rc_context({**pictures.STYLE, "svg.hashsalt": "crackvae"}):
-        return {name: Plot(_uri(figure), alt, note) for name, figure, alt, note in _figures(excerpt, metrics, model)}
+        return {name: (_uri(figure), alt, note) for name, figure, alt, note in _figures(excerpt, metrics, model)}
 
 
 def _figures(
@@ -56,7 +42,7 @@ def _figures(
             continue
         group_N = pd.factorize(rows["group"].fillna("\0" + rows["image_id"]))[0]
         bands = intervals.bands(rows["score"].to_numpy(), is_crack_N, group_N)
-        shown[name] = (bands, metrics["sets"][name]["confusion"])
+        shown[name] = (bands, metrics["sets"][name])
     if shown:
         told = "; ".join(f"{name} ROC-AUC {tables.interval(metrics['sets'][name]['roc_auc'])}" for name in shown)
         precision = "; ".join(
