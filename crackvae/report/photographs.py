@@ -24,7 +24,6 @@ from crackvae.model.artifact import Artifact
 from crackvae.model.photograph import PhotoScorer
 from crackvae.report import overlay
 from crackvae.report.findings import read_regions
-from crackvae.report.views import Boxes
 from crackvae.terminal import log, progress
 
 WORST, OTHERS = 8, 4
@@ -56,8 +55,10 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
     first = highest(scored)
     others_N = np.random.default_rng(seed).permutation(scored.index.drop(first))[:OTHERS]
     rows = scored.loc[[*first, *others_N]]
-    files = pa.table({name: pa.array(rows[name]) for name in ("image_id", "uri")})
+    files = pa.table({"uri": pa.array(rows["uri"])})
     boxes = read_regions(run, rows["image_id"].tolist()).boxes
+    assert model.photographs is not None
+    limit = model.photographs.map_limit
     scorer = PhotoScorer(model, "cpu", backend.resolve("cpu", "auto").precision)
     with (
         Decoder(model.config.image) as decoder,
@@ -73,7 +74,23 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
                 raise OSError(found["message"])
             with lock:
                 data = reader.read(row["uri"], model.config.image.max_megabytes * 10**6)
-            return _picture(data, row, arrays, boxes, scorer, model)
+            pitch = row["mm_per_pixel"]
+            ground = None if pd.isna(pitch) else Ground(pitch, row["mm_per_pixel_error"])
+            with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
+                if sorted(photo.size) != sorted(arrays[0].shape):
+                    raise OSError("changed since it was scored")
+                map_HW, judged_HW = scorer.anomaly_map(arrays[0], arrays[1], ground)
+                return overlay.draw(
+                    photo,
+                    map_HW,
+                    judged_HW,
+                    limit,
+                    boxes.get(row["image_id"], ()),
+                    title=row["image_id"],
+                    score=row["score"],
+                    p_value=row["p_value"],
+                    is_bound=bool(row["p_value_is_bound"]),
+                )
 
         records = rows.to_dict("records")
         drawn = _ahead(pool, picture, zip(records, decoder.photographs(files), strict=True))
@@ -95,29 +112,6 @@ def _ahead(
         if len(waiting) > _THREADS:
             yield waiting.popleft()
     yield from waiting
-
-
-def _picture(
-    data: bytes, row: dict[Any, Any], arrays: list[Gray], boxes: Boxes, scorer: PhotoScorer, model: Artifact
-) -> bytes:
-    assert model.photographs is not None
-    pitch = row["mm_per_pixel"]
-    ground = None if pd.isna(pitch) else Ground(pitch, row["mm_per_pixel_error"])
-    with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
-        if sorted(photo.size) != sorted(arrays[0].shape):
-            raise OSError("changed since it was scored")
-        map_HW, judged_HW = scorer.anomaly_map(arrays[0], arrays[1], ground)
-        return overlay.draw(
-            photo,
-            map_HW,
-            judged_HW,
-            model.photographs.map_limit,
-            boxes.get(row["image_id"], ()),
-            title=row["image_id"],
-            score=row["score"],
-            p_value=row["p_value"],
-            is_bound=bool(row["p_value_is_bound"]),
-        )
 
 
 def _name(rank: int, image_id: str) -> str:
