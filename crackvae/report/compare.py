@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from crackvae import storage
 from crackvae.errors import InputError, RefusedError
-from crackvae.report import nearest, tables
+from crackvae.report import nearest, positions, tables
 from crackvae.report.nearest import POSITION
 from crackvae.run import directory, finalize, judge
 from crackvae.run.directory import Run
@@ -141,8 +141,7 @@ def _scale(run: Run) -> dict[str, Any]:
 def _read(run: Run) -> pd.DataFrame:
     """The columns that are compared and the position, in order of image_id; a wrong position is none."""
     survey: pd.DataFrame = finalize.read_results(run.location, [*_COMPARED, *POSITION]).to_pandas()
-    is_right = (survey["latitude"].abs() <= 90) & (survey["longitude"].abs() <= 180)
-    survey[POSITION] = survey[POSITION].where(is_right)
+    survey[POSITION] = positions.placed(survey[POSITION])
     return survey.sort_values("image_id", ignore_index=True)
 
 

@@ -105,7 +105,7 @@ def _at_percentiles(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _cells(rows: pd.DataFrame, model: Artifact) -> dict[int, _Cell]:
     """Reads and reconstructs images, in manifest order, which is quick in an archive."""
-    files = pa.table({name: pa.array(rows[name]) for name in ("image_id", "uri")})
+    files = pa.table({"uri": pa.array(rows["uri"])})
     with Decoder(model.config.image) as decoder:
         tile_NSS, read = decoder.read(files)
     x_NSS = tile_NSS.astype(np.float32) / 127.5 - 1
