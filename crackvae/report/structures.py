@@ -96,11 +96,6 @@ def read(location: str) -> pa.Table:
     table = pa.table([found[name].fill_null("") for name in TABLE.names], schema=TABLE)
     if not table.num_rows:
         raise InputError(f"{location}: has no row; give each structure at least one pattern")
-    _check(location, table)
-    return table
-
-
-def _check(location: str, table: pa.Table) -> None:
     first: dict[str, int] = {}
     for row, (pattern, structure, _) in enumerate(zip(*table.to_pydict().values(), strict=True), 1):
         for name, value in (("pattern", pattern), ("structure", structure)):
@@ -108,6 +103,7 @@ def _check(location: str, table: pa.Table) -> None:
                 raise InputError(f"{location}: row {row} has no {name}; fill or remove it")
         if first.setdefault(pattern, row) != row:
             raise InputError(f"{location}: row {row}: pattern {pattern!r} is in row {first[pattern]} already; keep one")
+    return table
 
 
 def _matches(pattern: str) -> Callable[[str], re.Match[str] | None]:

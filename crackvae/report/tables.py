@@ -68,9 +68,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
 def set_table(metrics: Mapping[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows: every metric of a set with its interval, the baselines' beside it."""
     cards = scorecards(metrics, name)
-    columns = [f"{name} [95% interval]", *cards]
-    for baseline in list(cards)[1:]:
-        columns.insert(columns.index(baseline) + 1, "ahead by")
+    own, *baselines = cards
+    columns = [f"{name} [95% interval]", own, *(text for baseline in baselines for text in (baseline, "ahead by"))]
     rows = []
     for metric in METRICS:
         rows.append([_NAMES[metric]])

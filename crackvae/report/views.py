@@ -42,7 +42,6 @@ _MARGIN = 128  # computed around them: the evidence is then within 1% of that of
 _THUMBNAIL = 96
 _MOST_FILE_BYTES = 500_000_000
 _FEW = 512  # thumbnails take a process half as long as it takes to begin
-_QUALITY = 75
 _REASON_LETTERS = 120
 _CHANGED = "changed since it was scored"
 _INFERNO_L3 = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
@@ -70,7 +69,7 @@ def triptychs(rows: pd.DataFrame, boxes: Boxes, model: Artifact, threshold: floa
         model: What scored them.
         threshold: Of the run; the scale of squared errors.
     """
-    files = pa.table({name: pa.array(rows[name]) for name in ("image_id", "uri")})
+    files = pa.table({"uri": pa.array(rows["uri"])})
     with Decoder(model.config.image) as decoder:
         answers = zip(rows.to_dict("records"), _answers(decoder, files), strict=True)
         if model.photographs is None:
@@ -143,8 +142,9 @@ def _of_photograph(
     heat_HW3 = np.asarray(overlay.heat(part_HW3, map_hw, judged_hw, model.photographs.map_limit))
     inner = down.shown(factor), across.shown(factor)
     pictures = [_jpeg(picture[inner]) for picture in (part_HW, expected_HW, heat_HW3)]
-    if down.is_part or across.is_part:
-        pictures.insert(0, _overview(gray_HW, boxes, (across.first, down.first, across.last, down.last)))
+    part = (across.first, down.first, across.last, down.last)
+    if part != (0, 0, *gray_HW.shape[::-1]):
+        pictures.insert(0, _overview(gray_HW, boxes, part))
     return Triptych(tuple(pictures))
 
 
@@ -156,10 +156,6 @@ class _Span(NamedTuple):
     first: int
     last: int
     length: int
-
-    @property
-    def is_part(self) -> bool:
-        return self.last - self.first < self.length
 
     def of(self, length: int) -> slice:
         """What is computed, of an image of the same at another resolution."""
@@ -215,7 +211,7 @@ def _jpeg(picture: NDArray[np.uint8]) -> bytes:
     return _saved(Image.fromarray(np.ascontiguousarray(picture)))
 
 
-def _saved(picture: Image.Image, quality: int = _QUALITY) -> bytes:
+def _saved(picture: Image.Image, quality: int = 75) -> bytes:
     """A JPEG without EXIF or comment, and so without a position."""
     file = io.BytesIO()
     picture.info.clear()  # a comment is taken over otherwise; one of over 64 kB is an error
