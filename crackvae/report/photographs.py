@@ -72,12 +72,13 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
             found, arrays = answer
             if not arrays:
                 raise OSError(found["message"])
+            size = row["height"], row["width"]
             with lock:
                 data = reader.read(row["uri"], model.config.image.max_megabytes * 10**6)
             pitch = row["mm_per_pixel"]
             ground = None if pd.isna(pitch) else Ground(pitch, row["mm_per_pixel_error"])
             with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
-                if sorted(photo.size) != sorted(arrays[0].shape):
+                if arrays[0].shape != size or sorted(photo.size) != sorted(size):
                     raise OSError("changed since it was scored")
                 map_HW, judged_HW = scorer.anomaly_map(arrays[0], arrays[1], ground)
                 return overlay.draw(

@@ -3,6 +3,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from crackvae.images import synthetic
 from crackvae.model import artifact
 from crackvae.model.artifact import Artifact, Calibration
 from crackvae.model.scorer import TileScorer
-from crackvae.report import galleries, pictures
+from crackvae.report import galleries, photographs, pictures
 from crackvae.run import directory, finalize, shards, summary
 from crackvae.run.shards import Work
 from crackvae.schema import BASELINES, LOOKS
@@ -206,6 +207,18 @@ def test_a_run_that_is_not_finished_is_refused(survey, model, tmp_path):
     run = start(tmp_path / "run", survey, model)
     with pytest.raises(InputError, match="is not finished"):
         pictures.draw(run.location, model)
+
+
+def test_a_photograph_that_is_of_another_size_by_now_is_left_out(tmp_path):
+    """The regions on it would be those of the one that was scored."""
+    synthetic.write_survey(tmp_path / "survey", normals=2, cracks=0, size=416)
+    paths = sorted((tmp_path / "survey" / "normal").iterdir())
+    of_each = {"score": 0.1, "p_value": 0.5, "p_value_is_bound": False, "height": 416}
+    of_each |= dict.fromkeys(["mm_per_pixel", "mm_per_pixel_error"], np.nan)
+    rows = pd.DataFrame([{"image_id": path.name, "uri": path.as_uri(), **of_each} for path in paths])
+    rows["width"] = [416, 500]
+    drawn = photographs.draw(str(tmp_path / "run"), rows, artifact.load(artifact.PRETRAINED), seed=0)
+    assert [name for name, _ in drawn] == ["01-0000.jpg"]
 
 
 def test_another_model_is_refused(unlabelled_run, tmp_path):
