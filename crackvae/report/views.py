@@ -69,40 +69,34 @@ def triptychs(rows: pd.DataFrame, boxes: Boxes, model: Artifact, threshold: floa
         model: What scored them.
         threshold: Of the run; the scale of squared errors.
     """
-    files = pa.table({"uri": pa.array(rows["uri"])})
+    records = rows.to_dict("records")
     with Decoder(model.config.image) as decoder:
-        answers = zip(rows.to_dict("records"), _answers(decoder, files), strict=True)
+        read = _read(decoder, records)
         if model.photographs is None:
-            yield from _of_tiles([_checked(row, *answer) for row, answer in answers], model, threshold)
+            yield from _of_tiles(list(read), model, threshold)
             return
         scorer = PhotoScorer(model, "cpu", "fp32")
-        for row, answer in answers:
+        for row, (arrays, gone) in zip(records, read, strict=True):
             try:
-                arrays, gone = _checked(row, *answer)
                 own = boxes.get(row["image_id"], ())
                 yield Triptych(gone=gone) if gone else _of_photograph(arrays, row, own, scorer, model)
             except Exception as error:  # the page says so in its place
                 yield Triptych(gone=_reason(error))
 
 
-def _checked(row: Mapping[Any, Any], found: Mapping[str, Any], arrays: list[Gray]) -> tuple[list[Gray], str]:
-    """The pixels of a file, or why there are none."""
-    if not arrays:
-        return [], str(found["message"])[:_REASON_LETTERS]
-    same = found["width"] == row["width"] and found["height"] == row["height"]
-    return arrays, "" if same else _CHANGED
-
-
-def _answers(decoder: Decoder, files: pa.Table) -> Iterator[tuple[dict[str, Any], list[Gray]]]:
-    """What becomes of each file; where an object store gives no answer, it is not asked again."""
-    done = 0
+def _read(decoder: Decoder, rows: Sequence[Mapping[Any, Any]]) -> Iterator[tuple[list[Gray], str]]:
+    """The pixels of files, or why there are none; where an object store gives no answer, it is not asked again."""
+    files, left = pa.table({"uri": [row["uri"] for row in rows]}), iter(rows)
     try:
-        for answer in decoder.photographs(files):
-            yield answer
-            done += 1
+        for (found, arrays), row in zip(decoder.photographs(files), left, strict=True):
+            if not arrays:
+                yield [], str(found["message"])[:_REASON_LETTERS]
+            else:
+                is_same = (found["width"], found["height"]) == (row["width"], row["height"])
+                yield arrays, "" if is_same else _CHANGED
     except UnavailableError as error:
-        for _ in range(done, files.num_rows):
-            yield {"message": str(error)}, []
+        for _ in left:
+            yield [], str(error)[:_REASON_LETTERS]
 
 
 def _of_tiles(read: Sequence[tuple[list[Gray], str]], model: Artifact, threshold: float) -> Iterator[Triptych]:
