@@ -6,6 +6,8 @@ const PAGE = 50;
 const at = (id) => document.getElementById(id);
 const DECISIONS = ["crack", "no crack", "unsure"];
 const decided = new Map(); // by index of the row: a decision and a note
+const CHOICES = Object.entries({ outcome: 1, label: 2, structure: 3, review: 11 }).filter(([id]) => at(id)); // key in a row
+const TYPED = ["search", "least", "most"];
 const heads = [...document.querySelectorAll("#list thead th[data-key]")];
 const state = { key: null, down: false, page: 0, found: ROWS };
 
@@ -16,17 +18,11 @@ function option(value, text) {
   return made;
 }
 
-function fill(id, key) {
-  if (!at(id)) return;
+function fill([id, key]) {
   const counts = new Map();
   for (const { row } of ROWS) counts.set(row[key], (counts.get(row[key]) || 0) + 1);
   at(id).append(option("*", `all (${ROWS.length.toLocaleString("en")})`));
   for (const value of [...counts.keys()].sort()) at(id).append(option("=" + value, `${value || "none"} (${counts.get(value).toLocaleString("en")})`));
-}
-
-function chosen(id) {
-  const value = at(id) ? at(id).value : "*";
-  return value === "*" ? null : value.slice(1);
 }
 
 function number(id) {
@@ -36,12 +32,11 @@ function number(id) {
 
 function update() {
   const text = at("search").value.trim().toLowerCase();
-  const [outcome, label, structure, review] = ["outcome", "label", "structure", "review"].map(chosen);
+  const chosen = CHOICES.filter(([id]) => at(id).value !== "*").map(([id, key]) => [key, at(id).value.slice(1)]);
   const [least, most] = [number("least"), number("most")];
   state.found = ROWS.filter(({ row, text: own }) =>
-    (!text || own.includes(text)) && (outcome === null || row[1] === outcome) && (label === null || row[2] === label) &&
-    (review === null || row[11] === review) && (structure === null || row[3] === structure) && (least === null || (row[4] !== null && row[4] >= least)) &&
-    (most === null || (row[4] !== null && row[4] <= most)));
+    (!text || own.includes(text)) && chosen.every(([key, value]) => row[key] === value) &&
+    (least === null || (row[4] !== null && row[4] >= least)) && (most === null || (row[4] !== null && row[4] <= most)));
   const { key, down } = state;
   if (key !== null) {
     const isEmpty = (value) => value === null || value === "";
@@ -167,11 +162,8 @@ function turn(by) {
   at("found").scrollIntoView();
 }
 
-fill("outcome", 1);
-fill("label", 2);
-fill("structure", 3);
-fill("review", 11);
-for (const id of ["search", "outcome", "label", "structure", "review", "least", "most"]) if (at(id)) at(id).addEventListener("input", update);
+CHOICES.forEach(fill);
+for (const id of [...TYPED, ...CHOICES.map(([id]) => id)]) at(id).addEventListener("input", update);
 for (const head of heads) {
   head.querySelector("button").addEventListener("click", () => {
     const key = Number(head.dataset.key);
@@ -185,8 +177,8 @@ for (const head of heads) {
 at("before").addEventListener("click", () => turn(-1));
 at("after").addEventListener("click", () => turn(1));
 at("reset").addEventListener("click", () => {
-  for (const id of ["search", "least", "most"]) at(id).value = "";
-  for (const id of ["outcome", "label", "structure", "review"]) if (at(id)) at(id).value = "*";
+  for (const id of TYPED) at(id).value = "";
+  for (const [id] of CHOICES) at(id).value = "*";
   update();
 });
 at("download").addEventListener("click", () => { state.unsaved = false; });
