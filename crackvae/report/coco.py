@@ -48,8 +48,12 @@ def write(location: str, out: str) -> tuple[int, int]:
         for region in regions.get(row["image_id"], [whole]):
             attributes = {name: row[name] for name in ("score", "p_value")}
             attributes |= {name: region[name] for name in _MEASURED if region.get(name) is not None}
-            own = {"id": len(annotations) + 1, "image_id": number, "attributes": attributes}
-            annotations.append(own | _annotation(region))
+            x, y, width, height = box = [region[name] for name in _BOX]
+            polygon = [value + 0.5 for value in region["outline"]]  # which runs through the middle of pixels
+            if len(polygon) < 6:  # COCO wants three points
+                polygon = [x, y, x + width, y, x + width, y + height, x, y + height]
+            own = {"id": len(annotations) + 1, "image_id": number, "attributes": attributes, "category_id": 1}
+            annotations.append(own | {"bbox": box, "segmentation": [polygon], "area": region["area"], "iscrowd": 0})
     content = {
         "info": {"description": f"crackvae findings of {storage.name(location)}"},
         "licenses": [],
@@ -59,11 +63,3 @@ def write(location: str, out: str) -> tuple[int, int]:
     }
     storage.write_bytes(out, json.dumps(content, allow_nan=False).encode())
     return len(images), len(annotations)
-
-
-def _annotation(region: dict[str, Any]) -> dict[str, Any]:
-    x, y, width, height = box = [region[name] for name in _BOX]
-    polygon = [value + 0.5 for value in region["outline"]]  # which runs through the middle of pixels
-    if len(polygon) < 6:  # COCO wants three points
-        polygon = [x, y, x + width, y, x + width, y + height, x, y + height]
-    return {"category_id": 1, "bbox": box, "segmentation": [polygon], "area": region["area"], "iscrowd": 0}

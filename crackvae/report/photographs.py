@@ -96,8 +96,9 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
         records = rows.to_dict("records")
         drawn = _ahead(pool, picture, zip(records, decoder.photographs(files), strict=True))
         for rank, (row, future) in enumerate(zip(records, drawn, strict=True), 1):
+            name = _UNSAFE.sub("_", row["image_id"])[-_NAME_LETTERS:].removesuffix(".jpg")
             try:
-                yield _name(rank, row["image_id"]), future.result()
+                yield f"{rank:02d}-{name}.jpg", future.result()
             except Exception as error:  # a picture less is no reason to end a job that has scored everything
                 log.warning("%s: cannot be drawn: %s", row["image_id"], " ".join(str(error).split()))
             advance(1)
@@ -113,7 +114,3 @@ def _ahead(
         if len(waiting) > _THREADS:
             yield waiting.popleft()
     yield from waiting
-
-
-def _name(rank: int, image_id: str) -> str:
-    return f"{rank:02d}-{_UNSAFE.sub('_', image_id)[-_NAME_LETTERS:].removesuffix('.jpg')}.jpg"

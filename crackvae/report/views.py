@@ -116,11 +116,7 @@ def _of_tiles(read: Sequence[tuple[list[Gray], str]], model: Artifact, threshold
 
 
 def _of_photograph(
-    arrays: Sequence[Gray],
-    row: Mapping[Any, Any],
-    boxes: Sequence[Sequence[int]],
-    scorer: PhotoScorer,
-    model: Artifact,
+    arrays: Sequence[Gray], row: Mapping[Any, Any], boxes: Sequence[Sequence[int]], scorer: PhotoScorer, model: Artifact
 ) -> Triptych:
     assert model.photographs is not None
     gray_HW, chroma_hw2 = arrays
