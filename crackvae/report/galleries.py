@@ -105,15 +105,15 @@ def _at_percentiles(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _cells(rows: pd.DataFrame, model: Artifact) -> dict[int, _Cell]:
     """Reads and reconstructs images, in manifest order, which is quick in an archive."""
-    files = pa.table({"uri": pa.array(rows["uri"])})
     with Decoder(model.config.image) as decoder:
-        tile_NSS, read = decoder.read(files)
+        tile_NSS, read = decoder.read(pa.table({"uri": pa.array(rows["uri"])}))
     x_NSS = tile_NSS.astype(np.float32) / 127.5 - 1
     x_hat_NSS = TileScorer(model, "cpu", "fp32").reconstruct(tile_NSS)
     cells = {}
-    records = zip(rows.index, rows.to_dict("records"), read["status"].to_pylist(), strict=True)
-    for place, (index, row, status) in enumerate(records):
-        view = (x_NSS[place], x_hat_NSS[place]) if status == Status.OK else None
+    now = read.select(["status", "width", "height"]).to_pylist()
+    for place, (index, row) in enumerate(zip(rows.index, rows.to_dict("records"), strict=True)):
+        is_same = now[place] == {"status": Status.OK, "width": row["width"], "height": row["height"]}
+        view = (x_NSS[place], x_hat_NSS[place]) if is_same else None
         cells[index] = _Cell(f"{_short(row['image_id'])}\nscore {row['score']:.4f}, p {row['p_value']:#.2g}", view)
     return cells
 
@@ -180,7 +180,7 @@ def _sheet(
 def _show(axes: Axes, cell: _Cell, scale: Normalize, with_reconstruction: bool) -> None:
     axes.set_title(cell.caption, fontsize=9, y=1)
     if cell.view is None:
-        axes.text(0.5, 0.5, "image is gone", ha="center", va="center")
+        axes.text(0.5, 0.5, "gone or changed", ha="center", va="center")
         return
     x_SS, x_hat_SS = cell.view
     gray = ("gray", Normalize(-1, 1))

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 LAST = "training.png"  # written last: with it the pictures are complete
 
-_COLUMNS = ["image_id", "uri", "label", "set", "score", "p_value", "prediction", *BASELINES]
-_OF_PHOTOGRAPHS = ["width", "height", "mm_per_pixel", "mm_per_pixel_error", "p_value_is_bound"]
+_COLUMNS = ["image_id", "uri", "label", "set", "score", "p_value", "prediction", "width", "height", *BASELINES]
+_OF_PHOTOGRAPHS = ["mm_per_pixel", "mm_per_pixel_error", "p_value_is_bound"]
 STYLE: dict[RcKeyType, Any] = {
     "font.size": 10,
     "figure.titlesize": 12,

@@ -167,7 +167,7 @@ def test_images_that_are_gone_have_cells_that_say_so(survey, model, tmp_path):
     finish(run, model)
     shutil.rmtree(copy / "crack")
     found = texts(drawn_galleries(run, model)["findings"])
-    captions = [text for text in found if text != "image is gone"]
+    captions = [text for text in found if text != "gone or changed"]
     assert len(captions) == 16
     assert len(found) - 16 == sum(text.startswith("crack/") for text in captions) > 0
 
@@ -219,6 +219,14 @@ def test_a_photograph_that_is_of_another_size_by_now_is_left_out(tmp_path):
     rows["width"] = [416, 500]
     drawn = photographs.draw(str(tmp_path / "run"), rows, artifact.load(artifact.PRETRAINED), seed=0)
     assert [name for name, _ in drawn] == ["01-0000.jpg"]
+
+
+def test_an_image_that_is_of_another_size_by_now_has_no_view(tmp_path, model):
+    synthetic.write_survey(tmp_path / "survey", normals=2, cracks=0, size=96)
+    paths = sorted((tmp_path / "survey" / "normal").iterdir())
+    rows = pd.DataFrame([{"image_id": path.name, "uri": path.as_uri(), "score": 0.1, "p_value": 0.5} for path in paths])
+    cells = galleries._cells(rows.assign(width=[96, 97], height=96), artifact.load(model))
+    assert [cell.view is None for cell in cells.values()] == [False, True]
 
 
 def test_another_model_is_refused(unlabelled_run, tmp_path):
