@@ -23,7 +23,7 @@ import ray.train.torch
 import safetensors.torch
 import torch
 import torch.distributed
-from ray.train.torch.config import TorchConfig, _TorchBackend
+from ray.train.torch.config import TorchConfig, _setup_torch_process_group, _TorchBackend
 from torch import Tensor
 
 from crackvae import config as configuration
@@ -52,9 +52,10 @@ class _OnLoopback(_TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         self._store = Path(tempfile.gettempdir()) / f"crackvae-{uuid.uuid4().hex}"
-        size = len(worker_group)
-        gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
-        ray.get([worker_group.execute_single_async(rank, _join, self._store, rank, size, gpu) for rank in range(size)])
+        on_gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        rest = len(worker_group), self._store.as_uri(), backend_config.timeout_s
+        ranks = range(len(worker_group))
+        ray.get([worker_group.execute_single_async(rank, _join, on_gpu, rank, *rest) for rank in ranks])
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
         super().on_shutdown(worker_group, backend_config)
@@ -62,10 +63,10 @@ class _OnLoopback(_TorchBackend):
             self._store.unlink(missing_ok=True)
 
 
-def _join(store: Path, rank: int, size: int, gpu: bool) -> None:
+def _join(on_gpu: bool, rank: int, size: int, store: str, timeout_s: int) -> None:
     loopback = "lo" if sys.platform == "linux" else "lo0"
     os.environ.update({"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback})
-    torch.distributed.init_process_group("nccl" if gpu else "gloo", store.as_uri(), rank=rank, world_size=size)
+    _setup_torch_process_group("nccl" if on_gpu else "gloo", rank, size, store, timeout_s)
 
 
 def describe(record: Record, epochs: int) -> str:
