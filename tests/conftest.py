@@ -17,6 +17,10 @@ from crackvae.images import synthetic
 # A shell's background job ignores SIGINT, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Two test processes with a thread for each core would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # By default, Ray hands on its metrics every 10 seconds: nobody waits that long for a test.
 os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")
 # Ray Train asks its workers every 2 seconds how far they are, and a report waits for that.

@@ -163,7 +163,7 @@ def watched() -> Iterator[set[str]]:
     heard, done = set[str](), threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.1):
+        while not done.wait(1):
             heard.update(listening(harness.processes(os.getsid(0))))
 
     watching = threading.Thread(target=watch)

@@ -229,20 +229,20 @@ def test_the_last_line_of_a_night_is_json_and_a_night_with_nothing_new_makes_not
 
 @pytest.mark.ray
 @pytest.mark.parametrize("command", ["train", pytest.param("reproduce", marks=pytest.mark.faults)])
-def test_a_killed_training_goes_on_to_the_end(command, survey, split_manifest, tmp_path, out):
+def test_a_killed_training_goes_on_to_the_end(command, survey, split_manifest, tmp_path, out, ray_session):
     """SIGKILL once an epoch is kept, of a reproduction SIGTERM once a later one is, too; then it goes on from there."""
-    (tmp_path / "tiny.toml").write_text(TINY_TOML.replace("epochs = 3", "epochs = 6"))
+    (tmp_path / "tiny.toml").write_text(TINY_TOML.replace("epochs = 3", "epochs = 12"))
     whole = command == "reproduce"
     source, model = (survey, out / "model") if whole else (split_manifest, out)
     arguments = [command, source, "--out", out, "--config", tmp_path / "tiny.toml"]
-    arguments = [sys.executable, "-m", "crackvae", *map(str, arguments)]
     record = model / ".training" / "ray" / "checkpoint_manager_snapshot.json"
 
     def kept():
         return set(re.findall(r"checkpoint_2[\w.-]+", record.read_text())) if record.exists() else set()
 
     def run_until(happened, number):
-        process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE)
+        words = [sys.executable, "-m", "crackvae", *map(str, arguments)]
+        process = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE)
         while process.poll() is None and not happened():
             time.sleep(0.1)
         assert process.poll() is None, process.stderr.read().decode()
@@ -256,13 +256,13 @@ def test_a_killed_training_goes_on_to_the_end(command, survey, split_manifest, t
     if whole:
         before = kept()
         assert run_until(lambda: kept() - before, signal.SIGTERM) == 143
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    done = inside(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "epoch 1/6" not in done.stderr
+    assert "epoch 1/12" not in done.stderr
     history = json.loads((model / "history.json").read_text())
-    assert [record["epoch"] for record in history] == list(range(1, 7))
+    assert [record["epoch"] for record in history] == list(range(1, 13))
     assert not whole or (out / "evaluation" / "_SUCCESS").exists()
-    again = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    again = inside(*arguments)
     assert again.returncode == 0
     assert f"already {'finished' if whole else 'complete'}" in again.stderr
 

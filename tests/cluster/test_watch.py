@@ -25,9 +25,9 @@ _LEFT = ("ray_crackvae_shards_left", None)
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Eleven shards of files; the last 13 files are no images."""
+    """Six shards of files; the last 13 files are no images."""
     folder = tmp_path_factory.mktemp("photographs") / "survey"
-    synthetic.write_survey(folder, normals=320, cracks=0, size=64)
+    synthetic.write_survey(folder, normals=160, cracks=0, size=64)
     originals = sorted((folder / "normal").iterdir())
     for copy in range(7):
         for path in originals:
@@ -53,15 +53,15 @@ def test_a_running_job_is_watched_and_its_counts_are_those_of_its_results(model,
         ended.set()
         thread.join()
     left = [told[_LEFT] for told in seen if _LEFT in told]
-    assert any(0 < shards_left <= 11 for shards_left in left)
+    assert any(0 < shards_left <= 6 for shards_left in left)
     assert sorted(left, reverse=True) == left
     run = directory.open_run(out).short_identity
     files = {("ray_crackvae_photographs_total", status): n for status, n in outcome.metrics["counts"]["status"].items()}
-    assert files == {("ray_crackvae_photographs_total", s): n for s, n in {"ok": 2560, "undecodable": 13}.items()}
+    assert files == {("ray_crackvae_photographs_total", s): n for s, n in {"ok": 1280, "undecodable": 13}.items()}
     # The port may tell the last counts a second later; gauges of a job that has ended go
     told = until(lambda: now if files.items() <= (now := scrape(run)).items() and _LEFT not in now else None)
     assert told, f"of {files}, the port told {scrape(run)}"
-    assert told["ray_crackvae_megapixels_total", None] == pytest.approx(2560 * 64 * 64 / 1e6)
+    assert told["ray_crackvae_megapixels_total", None] == pytest.approx(1280 * 64 * 64 / 1e6)
     stages = {stage: value for (name, stage), value in told.items() if name == "ray_crackvae_stage_seconds_total"}
     assert stages.keys() == {"decode", "score", "commit"}
     assert all(0 < seconds < 600 for seconds in stages.values())
@@ -125,7 +125,7 @@ def test_the_log_of_a_job_has_run_and_shard_as_text_and_as_json(model, photograp
 
     lines, run = score(tmp_path / "text")
     told = [line for line in lines if line.startswith(f"run {run.short_identity}, shard ")]
-    assert len(told) == run.plan.shards == 11
+    assert len(told) == run.plan.shards == 6
     assert all(" flagged, decode " in line for line in told)
     assert any(line.startswith(f"run {run.short_identity}, shard 0: 256 ok, ") for line in told)
 
@@ -136,4 +136,4 @@ def test_the_log_of_a_job_has_run_and_shard_as_text_and_as_json(model, photograp
     assert {record["run"] for record in records} == {run.short_identity}
     assert [record["shard"] for record in records if "shard" in record] == [3]
     assert all(record["level"] == "info" and record["time"].endswith("+00:00") for record in records)
-    assert finalize.read_results(run.location).num_rows == 2573
+    assert finalize.read_results(run.location).num_rows == 1293

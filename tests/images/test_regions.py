@@ -72,7 +72,7 @@ def learnt(surface):
 
 @pytest.fixture(scope="module")
 def measured():
-    return measure(cracks=3)
+    return measure(cracks=2)
 
 
 def measure(cracks):

@@ -9,7 +9,7 @@ NAMES = ("brightness", "contrast", "sharpness", "texture", "latent")
 @pytest.mark.parametrize(("survey", "calibration"), [(100, 300), (1000, 1000)])
 def test_surveys_like_the_calibration_are_rarely_said_to_have_drifted(survey, calibration):
     generator = np.random.default_rng(0)
-    draws = 2000
+    draws = 1000
     drifted = [
         drift.compare(generator.gamma(2, size=(survey, 5)), generator.gamma(2, size=(calibration, 5)), NAMES)["drifted"]
         for _ in range(draws)
