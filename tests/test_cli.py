@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import runs
+from faults import harness
 from PIL import Image
 from tiny import TINY_TOML
 
@@ -249,7 +250,7 @@ def test_a_killed_training_goes_on_to_the_end(command, survey, split_manifest, t
         os.kill(process.pid, number)
         process.communicate(timeout=60)
         if number == signal.SIGKILL:
-            _end_session(process.pid)
+            harness.end(process.pid)  # Ray's processes outlive it, and write
         return process.returncode
 
     assert run_until(kept, signal.SIGKILL) == -signal.SIGKILL
@@ -265,17 +266,6 @@ def test_a_killed_training_goes_on_to_the_end(command, survey, split_manifest, t
     again = inside(*arguments)
     assert again.returncode == 0
     assert f"already {'finished' if whole else 'complete'}" in again.stderr
-
-
-def _end_session(leader):
-    """Ray's processes outlive a driver that was killed; they are in its session."""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == leader:
-            os.kill(int(pid), signal.SIGKILL)
 
 
 def test_check_says_whole_unfinished_or_what_is_wrong(tmp_path):
