@@ -52,9 +52,7 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
     Yields:
         File name and JPEG.
     """
-    first = highest(scored)
-    others_N = np.random.default_rng(seed).permutation(scored.index.drop(first))[:OTHERS]
-    rows = scored.loc[[*first, *others_N]]
+    rows = scored.loc[_chosen(scored, seed)]
     files = pa.table({"uri": pa.array(rows["uri"])})
     boxes = read_regions(run, rows["image_id"].tolist()).boxes
     assert model.photographs is not None
@@ -102,6 +100,12 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
             except Exception as error:  # a picture less is no reason to end a job that has scored everything
                 log.warning("%s: cannot be drawn: %s", row["image_id"], " ".join(str(error).split()))
             advance(1)
+
+
+def _chosen(scored: pd.DataFrame, seed: int) -> list[int]:
+    """Rows: the highest scores first, then others at random."""
+    first = highest(scored)
+    return [*first, *np.random.default_rng(seed).permutation(scored.index.drop(first))[:OTHERS]]
 
 
 def _ahead(
