@@ -1,11 +1,13 @@
 """Files to pixels in a process of its own: a file that ends a decoder ends nothing else.
 
 A decoder is C code that meets bytes from anywhere. It may crash, ask for any amount of memory, or
-never come to an end. The child answers file by file, so that the file at which it died or overran
-its time is known.
+never come to an end. The child answers a few small files at a time, for each answer wakes this
+process up. Where it dies or overruns its time, another child is asked for the same files one by one,
+so that the file at which that happens is known.
 
 Hostile bytes may have taken the child over: its answers are JSON and gray levels, are checked, and
-nothing is ever unpickled. A file costs 0.1 ms more than it does in this process.
+nothing is ever unpickled. A small file costs 0.16 ms of processor time more than it does in this
+process; answered one by one, 0.3 ms (one core of an Intel Xeon, 2026-11-27).
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ _START_SECONDS = 60  # it takes a third of a second
 _GRACE_SECONDS = 5  # to a decoder that is stuck asleep: its own alarm ends it before we do
 _EXIT_SECONDS = 5  # a process in an uninterruptible read heeds not even SIGKILL
 _IDLE_SECONDS = 0.05  # of CPU, while it waits; a read that S3 does not answer takes 0.02
+_TOGETHER = 8  # answers: with their tiles they fill two thirds of the socket's buffer
 _ANSWER_BYTES = 2**16  # at most, besides the pixels
 _NONSENSE = "the decoder's answer makes no sense"
 # What a file tells of itself.
@@ -127,28 +130,30 @@ class Decoder:
         self.close()
 
     def _rows(self, wanted: Sequence[File]) -> Iterator[tuple[Row, list[Gray]]]:
-        done, is_second = 0, False
+        together = 1 if self._image.tiling == "native" else _TOGETHER
+        done, suspects = 0, 0  # files of which one has ended a child
         while done < len(wanted):
+            asked = wanted[done : done + suspects] if suspects else wanted[done:]
             try:
-                for answer in self._answers(wanted[done:]):
-                    done, is_second = done + 1, False
+                for answer in self._answers(asked, 1 if suspects else together):
+                    done, suspects = done + 1, max(0, suspects - 1)
                     yield answer
             except ImageError as error:
                 self.close()
-                if is_second:
+                if suspects:
                     done += 1
                     yield {"status": str(error.status), "message": error.message}, []
-                is_second = not is_second
+                suspects = 0 if suspects else together
 
-    def _answers(self, wanted: Sequence[File]) -> Iterator[tuple[Row, list[Gray]]]:
-        """Row and pixels of each file; ImageError at the one that ended the child."""
+    def _answers(self, wanted: Sequence[File], together: int) -> Iterator[tuple[Row, list[Gray]]]:
+        """Row and pixels of each file; ImageError where the child ends, at one of the next `together`."""
         if self._child is not None and self._child.process.poll() is not None:  # it was killed while idle
             self.close()
         if self._child is None:
             self._child = _start(self._image)
         process, channel, _ = self._child
         with suppress(OSError):  # it has just died: the missing answer will say so
-            send(channel, json.dumps(wanted).encode())
+            send(channel, json.dumps([wanted, together]).encode())
         for _ in wanted:
             yield _checked(_answer(process, channel, self._image), self._image)
 

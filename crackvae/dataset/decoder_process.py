@@ -1,6 +1,7 @@
 """The child of a `decoder.Decoder`: ``python -m crackvae.dataset.decoder_process SOCKET LIFELINE``.
 
-It answers each file of a list with a line of JSON and, where the file is ok, its pixels.
+It answers each file of a list with a line of JSON and, where the file is ok, its pixels; so many answers at a time as
+the list asks for.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ File = tuple[str, int | None, str | None]  # uri, size, content_hash
 _REQUEST_BYTES = 2**32
 
 
-def send(channel: socket.socket, message: bytes) -> None:
-    """Sends a message, in one step: each step wakes the other side up."""
-    channel.sendall(len(message).to_bytes(4, "big") + message)
+def send(channel: socket.socket, *messages: bytes) -> None:
+    """Sends messages, in one step: each step wakes the other side up."""
+    channel.sendall(b"".join(len(message).to_bytes(4, "big") + message for message in messages))
 
 
 def receive(channel: socket.socket, most: int) -> bytearray:
@@ -73,8 +74,10 @@ def main() -> None:
         send(channel, READY)
         with Reader() as reader:
             while True:
-                for file in json.loads(receive(channel, _REQUEST_BYTES)):
-                    send(channel, _answer(file, reader, image, memory))
+                files, together = json.loads(receive(channel, _REQUEST_BYTES))
+                for start in range(0, len(files), together):
+                    answers = [_answer(file, reader, image, memory) for file in files[start : start + together]]
+                    send(channel, *answers)
 
 
 def _hold(lifeline: int) -> None:
