@@ -54,6 +54,7 @@ class TileScorer:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
+    @torch.inference_mode()
     def measure(self, tile_NHW: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean squared error of each tile against its reconstruction, and the size of its latent mean.
 
@@ -72,7 +73,7 @@ class TileScorer:
             taken = tile_NHW[start : start + self._batch_size]
             batch_BHW[: len(taken)] = taken
             x_B1HW, x_hat_B1HW, _, latent_B = self._pass(batch_BHW)
-            error_B = (x_hat_B1HW - x_B1HW).square().mean(dim=(1, 2, 3)).cpu().numpy()
+            error_B = x_hat_B1HW.sub_(x_B1HW).square_().mean(dim=(1, 2, 3)).cpu().numpy()
             error_N[start : start + len(error_B)] = error_B[: len(tile_NHW) - start]
             latent_N[start : start + len(latent_B)] = latent_B[: len(tile_NHW) - start]
         return error_N, latent_N
