@@ -59,7 +59,7 @@ _GROWN, _EVERY = 5, 64  # doublings from the first shard on, and after how many 
 _LARGER, _LATER = 3, 4096  # then others: 10^7 photographs of 8 MB are 83,000 shards, which would be 627,000
 _UNKNOWN_BYTES = 4 * 2**20  # in tables without sizes: 32 photographs a shard
 _OF_THE_RUN = ("manifest", "calibration", "schema_version")  # facts that are not the caller's
-_GROUP_SHARDS = 16  # per row group of the manifest: a worker reads one for the shard it needs
+_GROUP_SHARDS = 64  # per row group of the manifest: a worker reads one for the shard it needs, in 10 ms
 
 PLAN_SCHEMA = pa.schema([*MANIFEST, pa.field("set", pa.string()), pa.field("shard", pa.int32())])
 
@@ -220,7 +220,9 @@ def _groups(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _write(location: str, groups: Iterable[pa.Table], schema: pa.Schema) -> str:
     """Writes a table with a row group for each piece, and returns the SHA-256 of the file."""
-    with storage.writing(location) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+    # Whoever opens the file holds all its statistics: of every column, of 10^7 rows, 40 MB.
+    options: dict[str, Any] = {"compression": "zstd", "write_statistics": ["shard"]}
+    with storage.writing(location) as stream, pq.ParquetWriter(stream, schema, **options) as writer:
         for group in groups:
             writer.write_table(group)
     return storage.sha256(location)
