@@ -38,7 +38,7 @@ _DIGEST = re.compile(_DIGEST_KEY + rb"..([0-9a-f]{64})", re.DOTALL)  # two bytes
 _READERS = 8  # files read at a time: an object store answers in tens of milliseconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """A shard that has to be scored.
 
