@@ -92,6 +92,7 @@ def test_the_exit_code_of_a_night_with_too_many_failures_comes_back(cluster, tmp
     assert json.loads(out.splitlines()[-1])["failed"] == 1
 
 
+@pytest.mark.faults
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_stop_it(cluster, model, survey, tmp_path):
     sent = submit(cluster, "score", model, survey, "--out", tmp_path / "run")
     while "nodes see" not in sent.stdout.readline():
@@ -144,10 +145,8 @@ def test_without_the_token_nothing_is_sent(cluster, model, survey, tmp_path):
     assert loopback.TOKEN not in said
 
 
-_LONGER = [pytest.param(what, marks=pytest.mark.faults) for what in ("table", "out")]
-
-
-@pytest.mark.parametrize("what", ["source", *_LONGER])
+@pytest.mark.faults
+@pytest.mark.parametrize("what", ["source", "table", "out"])
 def test_what_one_node_does_not_see_is_refused_with_the_cure(what, cluster, local, model, survey, tmp_path):
     if not cluster.has_local_disk:
         pytest.skip("a node with a disk of its own needs root")

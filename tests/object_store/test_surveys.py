@@ -110,6 +110,7 @@ def test_check_verifies_a_run_in_a_bucket(store, bucket, in_bucket):
     assert "metrics.json" in altered.stdout + altered.stderr
 
 
+@pytest.mark.faults
 def test_nights_in_a_bucket_score_what_is_new_or_written_again(store, bucket, photos):
     data = [path.read_bytes() for path in sorted((photos / "normal").glob("n00*.jpg")) if path.stat().st_size > 9]
     server.put(store, [(f"growing/{number} %.jpg", data[number]) for number in range(24)])
