@@ -28,6 +28,7 @@ from crackvae.report.tables import markdown
 
 SHARDS, SECONDS = 12, 3.0  # shards for each node, and what each takes to score
 SLOW = 4  # times as long on a straggler
+_BYTES = 10_000  # of a file: so a shard holds 256
 _WAIT_SECONDS = 120
 _TILES = 2**25  # bytes, where reading and scoring are apart: eight of them are more than a node holds
 
@@ -80,7 +81,8 @@ def _survey(work: Path, nodes: int, *, lose: bool = False, apart: bool = False) 
     from crackvae.run import directory, shards
 
     total = SHARDS * nodes * (1 + 2 * apart)
-    scale.manifest.write_blocks(scale.rows(256 * total), str(work / "manifest.parquet"))
+    files = scale.rows(256 * total, size=_BYTES)
+    scale.manifest.write_blocks(files, str(work / "manifest.parquet"))
     scale.plan(work, 0)
     (work / "notes").mkdir()
     run = directory.open_run(str(work / "run"))

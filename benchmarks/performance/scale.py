@@ -44,13 +44,13 @@ _FACTS = {
 }
 
 
-def rows(count: int) -> Iterator[pa.Table]:
-    """A manifest of photographs in folders of 1,000."""
+def rows(count: int, size: int = _BYTES) -> Iterator[pa.Table]:
+    """A manifest of photographs of a size, in folders of 1,000."""
     for start in range(0, count, _BLOCK):
         number_N = range(start, min(start + _BLOCK, count))
         name = [f"bridge-{n // 100_000:03d}/span-{n // 1000:05d}/DJI_{n:08d}.JPG" for n in number_N]
         columns = {"image_id": name, "uri": [f"file:///surveys/2026/{one}" for one in name]}
-        columns |= {"size": pa.repeat(_BYTES, len(name))}
+        columns |= {"size": pa.repeat(size, len(name))}
         unknown = {field.name: pa.nulls(len(name), field.type) for field in MANIFEST}
         yield pa.table(unknown | columns).cast(MANIFEST)
 
