@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -75,14 +76,15 @@ class Plan:
     def __init__(self, location: str) -> None:
         self._file = pq.ParquetFile(storage.open_input(location))
         self._held: tuple[int, pa.Table] = (-1, pa.table({}))
-        footer = self._file.metadata
-        last = footer.row_group(footer.num_row_groups - 1)
+        footer, column = self._file.metadata, PLAN_SCHEMA.get_field_index("shard")
+        of_groups = [footer.row_group(group).column(column).statistics for group in range(footer.num_row_groups)]
+        self._first_G = [of_group.min for of_group in of_groups]
         self.rows: int = footer.num_rows
-        self.shards: int = last.column(PLAN_SCHEMA.get_field_index("shard")).statistics.max + 1
+        self.shards: int = of_groups[-1].max + 1
 
     def shard(self, number: int) -> pa.Table:
         """The files of a shard. Quick for neighbours."""
-        group = number // _GROUP_SHARDS
+        group = bisect_right(self._first_G, number) - 1
         if group != self._held[0]:
             self._held = (group, self._file.read_row_group(group).combine_chunks())
         table = self._held[1]
