@@ -60,7 +60,7 @@ _GROWN, _EVERY = 5, 64  # doublings from the first shard on, and after how many 
 _LARGER, _LATER = 3, 4096  # then others: 10^7 photographs of 8 MB are 83,000 shards, which would be 627,000
 _UNKNOWN_BYTES = 4 * 2**20  # in tables without sizes: 32 photographs a shard
 _OF_THE_RUN = ("manifest", "calibration", "schema_version")  # facts that are not the caller's
-_GROUP_SHARDS = 64  # per row group of the manifest: a worker reads one for the shard it needs, in 10 ms
+_GROUP_SHARDS = 64  # per row group of the manifest: a worker reads one for the shard it needs, 16,384 rows in 1.3 ms
 
 PLAN_SCHEMA = pa.schema([*MANIFEST, pa.field("set", pa.string()), pa.field("shard", pa.int32())])
 
