@@ -233,7 +233,7 @@ def plot(found: dict[int, dict[str, Any]], path: Path) -> None:
     """Memory and time against the size of the survey."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.5), layout="constrained")
     for axis, key, label in zip(axes, ("seconds", "megabytes"), ("seconds", "peak memory, MB"), strict=True):
         for step in STEPS:
             points = [(count, sizes[step][key]) for count, sizes in found.items() if step in sizes]
@@ -241,7 +241,7 @@ def plot(found: dict[int, dict[str, Any]], path: Path) -> None:
         axis.set(xscale="log", xlabel="photographs", ylabel=label)
     axes[0].set_yscale("log")
     axes[1].set_ylim(0)
-    axes[1].legend(fontsize="small")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     figure.savefig(path, dpi=120)
 
 
