@@ -119,7 +119,7 @@ class ScoringConfig(_Section):
         score: `lines` is the evidence for long, dark lines; it needs native tiles and a
             gaussian likelihood. `mse` is the reconstruction error; it needs images of one tile.
             `auto` follows from the tiling.
-        batch_size: Tiles per pass through the network.
+        batch_size: Tiles per pass through the network; of images of one tile, on a GPU, at least 256.
         precision: As in training, and `int8` on CPUs, which `auto` is where the CPU is fast at it.
             The artifact keeps what `auto` became when it was calibrated.
         alpha: Share of normals that may be called crack; the threshold follows from it.

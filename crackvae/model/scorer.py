@@ -14,6 +14,8 @@ from crackvae.model.network import normalise
 from crackvae.model.packed import PackedVAE
 from crackvae.model.quantised import QuantisedVAE
 
+_FULL = 256  # a shard of images: fewer leave a GPU waiting, while more than 32 leave a core's cache
+
 
 class TileScorer:
     """The network in evaluation mode, on a device.
@@ -67,15 +69,16 @@ class TileScorer:
             error_N, in units of the network's input range [-1, 1], squared; and latent_N, the root mean
             square of mu over its dimensions.
         """
-        error_N, latent_N = (np.empty(len(tile_NHW), np.float32) for _ in range(2))
-        for start in range(0, len(tile_NHW), self._batch_size):
-            batch_BHW = np.zeros((self._batch_size, *tile_NHW.shape[1:]), np.uint8)
-            taken = tile_NHW[start : start + self._batch_size]
+        size = self._batch_size if self._device.type == "cpu" else max(self._batch_size, _FULL)
+        measured = [torch.empty(2, 0)]
+        for start in range(0, len(tile_NHW), size):
+            batch_BHW = np.zeros((size, *tile_NHW.shape[1:]), np.uint8)
+            taken = tile_NHW[start : start + size]
             batch_BHW[: len(taken)] = taken
             x_B1HW, x_hat_B1HW, _, latent_B = self._pass(batch_BHW)
-            error_B = x_hat_B1HW.sub_(x_B1HW).square_().mean(dim=(1, 2, 3)).cpu().numpy()
-            error_N[start : start + len(error_B)] = error_B[: len(tile_NHW) - start]
-            latent_N[start : start + len(latent_B)] = latent_B[: len(tile_NHW) - start]
+            measured.append(torch.stack((x_hat_B1HW.sub_(x_B1HW).square_().mean(dim=(1, 2, 3)), latent_B)))
+        # Fetched at the end, so that a GPU computes a batch while the next one is filled and on its way.
+        error_N, latent_N = torch.cat([of_batch.cpu() for of_batch in measured], dim=1)[:, : len(tile_NHW)].numpy()
         return error_N, latent_N
 
     def reconstruct(self, tile_NHW: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -96,16 +99,18 @@ class TileScorer:
         for start in range(0, len(tile_NHW), self._batch_size):
             _, x_hat_B1HW, logvar_B1HW, latent_B = self._pass(tile_NHW[start : start + self._batch_size])
             sigma_B1HW = torch.exp(0.5 * (torch.zeros_like(x_hat_B1HW) if logvar_B1HW is None else logvar_B1HW))
-            yield x_hat_B1HW.squeeze(1).cpu().numpy(), sigma_B1HW.squeeze(1).cpu().numpy(), latent_B
+            yield x_hat_B1HW.squeeze(1).cpu().numpy(), sigma_B1HW.squeeze(1).cpu().numpy(), latent_B.cpu().numpy()
 
     @torch.inference_mode()
     def _pass(
         self, tile_BHW: NDArray[np.uint8]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, NDArray[np.float32]]:
-        device_BHW = torch.from_numpy(tile_BHW).to(self._device)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        device_BHW = torch.from_numpy(tile_BHW)
+        if self._device.type == "cuda":
+            device_BHW = device_BHW.pin_memory().to(self._device, non_blocking=True)
         x_B1HW = normalise(device_BHW)
         network_BHW = device_BHW if self._is_quantised else x_B1HW.to(self._dtype)
         with backend.exact(self._device.type):
             x_hat_B1HW, logvar_B1HW, mu_BZ = self._reconstruct(network_BHW)
-        latent_B = mu_BZ.float().square().mean(dim=1).sqrt().cpu().numpy()
+        latent_B = mu_BZ.float().square().mean(dim=1).sqrt()
         return x_B1HW, x_hat_B1HW.float(), logvar_B1HW, latent_B
