@@ -25,7 +25,11 @@ Gray = NDArray[np.uint8]
 
 SEEDS = (0, 1, 2)
 
-_OF_NETWORK = {"both": 0.25, "image alone": 0.0, "VAE alone": 1.0}  # share of the variance a place is compared with
+_VARIANCES = {  # what a place is compared with
+    "both": evidence.variance,
+    "image alone": lambda expected_hW, around_hW: 1 + around_hW,
+    "VAE alone": lambda expected_hW, around_hW: 1 + expected_hW,
+}
 _LEARNT, _CHOSEN = 300, 1250  # images
 
 
@@ -91,8 +95,8 @@ def _scores(
     scorer = PhotoScorer(loaded, "cpu", backend.resolve("cpu", "auto").precision)
     learnt, asked = ([(gray_HW, scorer.expect(gray_HW)[1]) for gray_HW in some] for some in (normals, images))
     scores, normal_scores = {}, {}
-    for name, share in _OF_NETWORK.items():
-        evidence._OF_NETWORK = share  # no option: nobody should choose it
+    for name, variance in _VARIANCES.items():
+        evidence.variance = variance  # no option: nobody should choose it
         scale = evidence.learn(learnt)
         maps = [(evidence.find_lines(*image, scale)[0], image[0]) for image in asked]
         if cells is not None:
