@@ -78,7 +78,7 @@ def _spread(found: list[float]) -> str:
 
 
 _SECTIONS: tuple[tuple[str, Callable[[Path, Path], str]], ...] = (
-    ("METU", metu.report),
+    ("METU (internal: development; external: evaluated once)", metu.report),
     ("METU by brightness and contrast", metu.by_appearance),
     ("False alarms over calibrations", metu.conformal),
     (
