@@ -90,8 +90,8 @@ def variance(expected_hW: Map, around_hW: Map) -> Map:
     """What a place is compared with: expected^(1/4) around^(3/4), each with a squared gray level added.
 
     A geometric mean excuses less than an arithmetic one where the two differ much: where the network has seen nothing
-    alike it expects anything, and a crack is part of what is around it. On bridge decks it has a ROC-AUC of 0.892 by
-    the networks of one training and by METU's; the arithmetic one with the same weights 0.879 and 0.891.
+    alike it expects anything, and a crack is part of what is around it. Three trainings of networks for bridge decks
+    have a ROC-AUC of 0.892 to 0.895 by it, of 0.880 to 0.892 by the arithmetic mean with the same weights.
     """
     return np.asarray(np.sqrt(np.sqrt((1 + expected_hW) * (1 + around_hW) ** 3)), np.float32)
 
