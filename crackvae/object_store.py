@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 # A request to S3 is tried ten times, 25 ms to 6.4 s apart: for 13 s where errors come at once, for
 # 43 s where nothing comes. A read is two requests, and the decoder waits a minute for it.
-_RETRIES, _SILENT_SECONDS = 9, 3
+RETRIES, SILENT_SECONDS = 9, 3
 _ONE_REQUEST = 5 * 2**20  # bytes; larger objects go up in parts
 _NO_ROOM = "Failed to flush response stream"
 _BUFFER = 2**18  # the headers of an archive's members do not cost a request each
@@ -111,9 +111,9 @@ def _s3(root: str, delayed: bool) -> fs.FileSystem:
     return fs.S3FileSystem(
         **options
         | {
-            "retry_strategy": fs.AwsDefaultS3RetryStrategy(max_attempts=_RETRIES),
-            "request_timeout": _SILENT_SECONDS,
-            "connect_timeout": _SILENT_SECONDS,
+            "retry_strategy": fs.AwsDefaultS3RetryStrategy(max_attempts=RETRIES),
+            "request_timeout": SILENT_SECONDS,
+            "connect_timeout": SILENT_SECONDS,
             "background_writes": True,
             "allow_delayed_open": delayed,
         }
@@ -147,32 +147,50 @@ def _explaining(location: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise _missing(location) from error
+        raise missing(location) from error
     except (OSError, pa.ArrowInvalid) as error:
         text = re.sub(r" \(Request ID: \S*\)", "", " ".join(str(error).split()))
         found = _AWS.search(text)
         if found is None:  # such as a name with an empty part
             raise OSError(errno.EINVAL, text, location) from error
         code, status, details = found.groups()
-        reason = details.rpartition("Details: ")[2]
-        if not reason or reason.startswith("No response body"):
-            reason = f"HTTP status {status}" if status else code
-        if code == "NO_SUCH_BUCKET":
-            raise FileNotFoundError(errno.ENOENT, "no such bucket", location) from error
-        if code in ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND"):
-            raise _missing(location) from error
-        if code == "ACCESS_DENIED" or status == "403":
-            cure = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws) and the bucket's policy"
-            raise PermissionError(errno.EACCES, f"access denied ({reason}); {cure}", location) from error
-        if status == "416":
-            raise OSError(errno.EIO, "changed while it was read", location) from error
-        raise UnavailableError(
-            f"{location}: the object store fails or cannot be reached ({reason}); "
-            "check network, endpoint and credentials, then run the same command again"
-        ) from error
+        raise explained(location, code, status or "", details.rpartition("Details: ")[2]) from error
 
 
-def _missing(location: str) -> FileNotFoundError:
+def explained(location: str, code: str, status: str, reason: str) -> OSError | UnavailableError:
+    """The error of a request to S3.
+
+    Args:
+        location: What it was about.
+        code: Of AWS, in its spelling or in that of its C++ library.
+        status: Of HTTP; empty where there was no answer.
+        reason: What the store says.
+    """
+    code = code.replace("_", "").lower()
+    if not reason or reason.startswith("No response body"):
+        reason = f"HTTP status {status}" if status else code
+    if code == "nosuchbucket":
+        return FileNotFoundError(errno.ENOENT, "no such bucket", location)
+    if code in ("nosuchkey", "resourcenotfound"):
+        return missing(location)
+    if code == "accessdenied" or status == "403":
+        cure = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws) and the bucket's policy"
+        return PermissionError(errno.EACCES, f"access denied ({reason}); {cure}", location)
+    if status == "416":
+        return OSError(errno.EIO, "changed while it was read", location)
+    return unavailable(location, reason)
+
+
+def unavailable(location: str, reason: str) -> UnavailableError:
+    """Says that the store gave no answer, and what to do."""
+    return UnavailableError(
+        f"{location}: the object store fails or cannot be reached ({reason}); "
+        "check network, endpoint and credentials, then run the same command again"
+    )
+
+
+def missing(location: str) -> FileNotFoundError:
+    """Says that there is no such object, or no such folder."""
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
 
 
@@ -210,7 +228,7 @@ class _File(io.RawIOBase):
             try:
                 return ask(self._location, read)
             except UnavailableError as error:
-                if _NO_ROOM not in str(error) or retry == _RETRIES:
+                if _NO_ROOM not in str(error) or retry == RETRIES:
                     raise
             time.sleep(0.025 * 2**retry)
             retry += 1

@@ -16,11 +16,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote, quote_from_bytes, unquote_to_bytes, urlsplit
@@ -29,12 +26,12 @@ from pyarrow import fs
 
 from crackvae import object_store
 from crackvae.errors import InputError
+from crackvae.listing import list_remote
 from crackvae.object_store import ask, remote
 
 T = TypeVar("T")
 
 _PIECE = 2**23
-_LISTERS = 8  # folders of an object store that are listed at a time
 
 
 def local_path(location: str) -> Path | None:
@@ -193,51 +190,8 @@ def list_files(location: str) -> Iterator[str]:
                     yield os.path.relpath(os.path.join(folder, name), path)
         return
     with suppress(FileNotFoundError):
-        for relative, _ in list_remote(location):
-            yield relative
-
-
-def list_remote(location: str) -> Iterator[tuple[str, fs.FileInfo]]:
-    """The files below a remote folder, as paths relative to it, sorted; markers of folders are none.
-
-    Folders are listed one by one, the next ones in parallel, in memory for these.
-
-    Raises:
-        OSError: There is no such folder, or it cannot be listed.
-        UnavailableError: The object store gave no answer.
-    """
-    system, root = remote(location)
-    before = len(root.rstrip("/")) + 1
-
-    def asked(path: str, recursive: bool) -> list[fs.FileInfo]:
-        # A folder whose last object goes meanwhile is gone.
-        chosen = fs.FileSelector(path, recursive=recursive, allow_not_found=path != root)
-        found = ask(location, lambda: system.get_file_info(chosen))
-        return sorted(found, key=lambda info: str(info.path) + "/" * (not info.is_file))
-
-    def listed(path: str) -> list[fs.FileInfo]:
-        found, start = asked(path, False), path.rstrip("/") + "/"
-        if any(not info.path.startswith(start) or info.path.endswith("/") for info in found):
-            return [info for info in asked(path, True) if info.is_file]  # keys with empty parts are no folders
-        return found
-
-    with ThreadPoolExecutor(_LISTERS) as pool:
-
-        def inside(entries: list[fs.FileInfo]) -> Iterator[tuple[str, fs.FileInfo]]:
-            later = (pool.submit(listed, info.path) for info in entries if not info.is_file)
-            ahead = deque(islice(later, _LISTERS))
-            for info in entries:
-                if info.is_file:
-                    yield str(info.path)[before:], info
-                    continue
-                found = ahead.popleft()
-                ahead.extend(islice(later, 1))  # asked for before this one is waited for
-                yield from inside(found.result())
-
-        try:
-            yield from inside(listed(root))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for entry in list_remote(location):
+            yield entry.path
 
 
 def remove(location: str) -> None:

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from crackvae import storage
+from crackvae import listing, storage
 from crackvae.errors import InputError
+from crackvae.listing import list_remote
 
 NAMES = [
     "plain",
@@ -219,8 +220,8 @@ def test_a_folder_that_goes_while_a_bucket_is_listed_is_gone_and_the_others_are_
             shutil.rmtree(tmp_path / "b", ignore_errors=True)
             return found
 
-    monkeypatch.setattr(storage, "remote", lambda location: (Moving(), str(tmp_path)))
-    assert [relative for relative, _ in storage.list_remote("s3://bucket")] == ["a/1", "c/1"]
+    monkeypatch.setattr(listing, "remote", lambda location: (Moving(), str(tmp_path)))
+    assert [entry.path for entry in list_remote("gs://bucket")] == ["a/1", "c/1"]
     shutil.rmtree(tmp_path)
     with pytest.raises(FileNotFoundError):
-        list(storage.list_remote("s3://bucket"))
+        list(list_remote("gs://bucket"))

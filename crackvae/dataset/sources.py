@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from crackvae import object_store, storage
 from crackvae.errors import ImageError, InputError, RefusedError, UnavailableError
+from crackvae.listing import list_remote
 from crackvae.schema import Status
 
 IMAGE_SUFFIXES = frozenset(
@@ -106,7 +107,7 @@ def _real(location: str) -> str:
 def list_source(source: str) -> Iterator[File]:
     """Names every file of a folder, an archive or a single image, images or not.
 
-    A folder's are sorted by path, in memory for the largest folder in it; an archive's are in its own order. A
+    A folder's are sorted by path, a disk's in memory for the largest folder in it; an archive's are in its own order. A
     link to a folder is not followed: it is named like a folder that cannot be listed, or, where what it leads to
     is listed anyway, like a file.
 
@@ -186,8 +187,8 @@ def _local_file(path: str, relative: str, uri: str) -> File:
 
 def _list_remote_folder(uri: str) -> Iterator[File]:
     try:
-        for relative, info in storage.list_remote(uri):
-            yield File(relative, storage.join(uri, relative), info.size, info.mtime)
+        for entry in list_remote(uri):
+            yield File(entry.path, storage.join(uri, entry.path), entry.size, entry.mtime)
     except OSError as error:
         raise InputError(f"{uri}: cannot be listed: {_reason(error)}") from error
 

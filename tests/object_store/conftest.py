@@ -6,7 +6,7 @@ import pytest
 from faults import flaky_store
 from object_store import server
 
-from crackvae import object_store
+from crackvae import listing, object_store
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,7 @@ def connect(monkeypatch):
     def forget():
         object_store._filesystem.cache_clear()
         object_store._s3.cache_clear()
+        listing._s3_client.cache_clear()
 
     def connect(url):
         for name in [name for name in os.environ if name.startswith("AWS_")]:

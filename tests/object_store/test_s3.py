@@ -12,6 +12,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +20,10 @@ import pytest
 from faults.flaky_store import FAULTS
 from object_store import server
 
-from crackvae import object_store, storage
+from crackvae import listing, object_store, storage
 from crackvae.dataset import sources
 from crackvae.errors import ImageError, InputError, UnavailableError
+from crackvae.listing import list_remote
 
 NAMES = [  # not with a newline: moto has no route for it
     "plain",
@@ -48,8 +50,8 @@ UPLOADS = [(SMALL, ONE_PUT), (LARGE, BEGIN), (LARGE, PART), (LARGE, COMPLETE)]
 @pytest.fixture
 def impatient(monkeypatch):
     """Two tries of a request, of a second each; to be asked for before a connection."""
-    monkeypatch.setattr(object_store, "_RETRIES", 1)
-    monkeypatch.setattr(object_store, "_SILENT_SECONDS", 1)
+    monkeypatch.setattr(object_store, "RETRIES", 1)
+    monkeypatch.setattr(object_store, "SILENT_SECONDS", 1)
 
 
 def key(location):
@@ -85,9 +87,23 @@ def test_a_folder_of_many_folders_is_listed_in_the_order_of_its_paths(place, sto
     names += ["b", "b/1", "b.jpg", "b/c/2", "b-1", "B", *odd]
     random.Random(0).shuffle(names)
     server.put(store, [(f"{key(place)}/{name}", name.encode()) for name in names])
-    listed = [relative for relative, _ in storage.list_remote(place)]
+    listed = [entry.path for entry in list_remote(place)]
     assert listed == sorted(names)
     assert [file.path for file in sources.list_source(place)] == listed
+
+
+def test_a_large_folder_is_listed_page_by_page_and_never_held_whole(place, store, flaky, monkeypatch):
+    monkeypatch.setattr(listing, "_PAGES", 1)
+    names = [f"{number:04d}.jpg" for number in range(2100)]
+    server.put(store, [(f"{key(place)}/{name}", b"") for name in [*names, "0500/a.jpg", "1700/b.jpg"]])
+    proxy = flaky()
+    listed = list_remote(place)
+    first = next(listed)
+    assert (first.path, first.size) == (names[0], 0)
+    assert abs((datetime.now(UTC) - first.mtime).total_seconds()) < 600
+    assert len(proxy.log) <= 2  # the first page, and the next one ahead
+    assert [first.path, *(entry.path for entry in listed)] == sorted([*names, "0500/a.jpg", "1700/b.jpg"])
+    assert len(proxy.log) == 3 + 2
 
 
 def test_a_folder_is_removed_with_all_of_it_and_nothing_else(place, store):
@@ -113,7 +129,7 @@ def test_what_is_missing_lists_nothing_and_reading_it_says_so(place):
 
 
 def test_a_missing_bucket_is_named_and_never_made(place, store):
-    for act in (storage.list_remote, lambda location: [storage.write_bytes(location, SMALL)]):
+    for act in (list_remote, lambda location: [storage.write_bytes(location, SMALL)]):
         with pytest.raises(FileNotFoundError, match="no such bucket: 's3://no-such-bucket/x'"):
             list(act("s3://no-such-bucket/x"))
     assert [b["Name"] for b in server.client(store).list_buckets()["Buckets"]] == [server.BUCKET]
@@ -176,7 +192,7 @@ def test_archives_are_read_in_place_and_without_a_request_for_each_header(place,
 
 @pytest.mark.parametrize("fault", [*FAULTS, "stall"])
 def test_a_request_that_fails_twice_is_made_again_until_it_is_answered(place, store, flaky, fault, monkeypatch):
-    monkeypatch.setattr(object_store, "_SILENT_SECONDS", 1)
+    monkeypatch.setattr(object_store, "SILENT_SECONDS", 1)
     stall = {"stall_share": 1.0, "stall_seconds": 1.5} if fault == "stall" else {"share": 1.0, "faults": (fault,)}
     proxy = flaky(most=1 if fault == "stall" else 2, **stall)
     for name, data in {"tiny": b"t", "small": SMALL, "large": SMALL if fault == "stall" else LARGE}.items():
@@ -363,6 +379,7 @@ def test_a_query_says_where_the_store_is(store, connect, monkeypatch):
     location = f"s3://{server.BUCKET}/by-query/file?endpoint_override={endpoint}&scheme=http&region=eu-central-1"
     storage.write_bytes(location, SMALL)
     assert storage.read_bytes(location) == SMALL
+    assert "file" in storage.list_files(location.replace("/file", ""))
     with pytest.raises(InputError, match=r"^s3://bucket\?retry=1: Unexpected query parameter in S3 URI: 'retry'"):
         storage.exists("s3://bucket/x?retry=1")
 
@@ -372,6 +389,8 @@ def test_an_endpoint_for_s3_alone_is_used(store, connect, monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store)
     assert storage.exists(f"s3://{server.BUCKET}")
+    storage.write_bytes(f"s3://{server.BUCKET}/of-s3/file", SMALL)
+    assert list(storage.list_files(f"s3://{server.BUCKET}/of-s3")) == ["file"]
 
 
 def test_credentials_come_from_a_profile_too(place, store, connect, monkeypatch, tmp_path):
@@ -383,5 +402,22 @@ def test_credentials_come_from_a_profile_too(place, store, connect, monkeypatch,
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_PROFILE", "bridges")
     storage.write_bytes(f"{place}/file", SMALL)
+    assert list(storage.list_files(place)) == ["file"]
     monkeypatch.delenv("AWS_PROFILE")
     assert server.get(store, key(place)) == {"/file": SMALL}
+
+
+def test_without_credentials_what_is_public_is_listed(place, store, connect, monkeypatch):
+    server.put(store, [(f"{key(place)}/file", SMALL)])
+    connect(store)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    assert list(storage.list_files(place)) == ["file"]
+
+
+def test_a_profile_that_is_not_there_is_named(place, connect, store, monkeypatch):
+    connect(store)
+    monkeypatch.setenv("AWS_PROFILE", "bridgse")
+    with pytest.raises(UnavailableError, match=r"profile \(bridgse\) could not be found"):
+        list(storage.list_files(place))
