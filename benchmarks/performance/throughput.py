@@ -35,10 +35,10 @@ from crackvae.report.tables import markdown
 
 ROUNDS = 5
 FEW_ROUNDS = 2  # of what is beside the point: one core, for the plot, and the bare loop in int8
-TRAINED = 3  # times
+TRAINED = 2  # times
 FEW, SOME, MANY = 512, 2_000, 20_000  # files
 PHOTOGRAPHS = 2
-EPOCHS = 4  # of which the last counts: Ray's processes are busy during the first
+EPOCHS = 3  # of which the last counts: Ray's processes are busy during the first
 _SET_ASIDE = 0.88  # of the normals, so that an epoch is short
 HERE = Path(__file__).parent
 
