@@ -5,13 +5,15 @@ S3 is asked for pages of a thousand names by botocore: pyarrow, which does every
 
 from __future__ import annotations
 
+import errno
 import re
+import ssl
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -37,8 +39,13 @@ class Entry(NamedTuple):
     size: int | None = None
     mtime: datetime | None = None
 
+    def is_folder(self) -> bool:
+        """Whether it is a folder."""
+        return self.path.endswith("/")
+
 
 _Page = list[Entry]
+_Begun = tuple[Iterator[_Page], Future[list[_Page]]]
 
 
 def list_remote(location: str) -> Iterator[Entry]:
@@ -51,30 +58,35 @@ def list_remote(location: str) -> Iterator[Entry]:
         UnavailableError: The object store gave no answer.
     """
     pool = ThreadPoolExecutor(_LISTERS)
+    listed = partial(_s3_pages, _client(location)) if location.startswith("s3://") else _folder_page
 
-    def begun(folder: str) -> tuple[Iterator[_Page], Future[list[_Page]]]:
-        pages = _pages(location, folder)
+    def begun(folder: str) -> _Begun:
+        pages = _in_order(location, listed(location, folder))
         return pages, pool.submit(_some, pages)
 
-    def inside(pages: Iterator[_Page], asked: Future[list[_Page]]) -> Iterator[Entry]:
+    def inside(pages: Iterator[_Page], asked: Future[list[_Page]]) -> Iterator[Entry | _Begun]:
         while some := asked.result():
             asked = pool.submit(_some, pages)  # while these are read
             for page in some:
-                yield from files(page)
-
-    def files(page: _Page) -> Iterator[Entry]:
-        later = (begun(entry.path) for entry in page if entry.path.endswith("/"))
-        ahead = deque(islice(later, _LISTERS))
-        for entry in page:
-            if not entry.path.endswith("/"):
-                yield entry
-                continue
-            folder = ahead.popleft()
-            ahead.extend(islice(later, 1))  # asked for before this one is waited for
-            yield from inside(*folder)
+                later = (begun(entry.path) for entry in page if entry.is_folder())
+                ahead = deque(islice(later, _LISTERS))
+                for entry in page:
+                    if not entry.is_folder():
+                        yield entry
+                        continue
+                    ahead.extend(islice(later, 1))  # asked for before this one is waited for
+                    yield ahead.popleft()
 
     try:
-        yield from inside(*begun(""))
+        open_folders = [inside(*begun(""))]
+        while open_folders:
+            found = next(open_folders[-1], None)
+            if found is None:
+                open_folders.pop()
+            elif isinstance(found, Entry):
+                yield found
+            else:
+                open_folders.append(inside(*found))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # what is asked for is not waited for
 
@@ -83,93 +95,123 @@ def _some(pages: Iterator[_Page]) -> list[_Page]:
     return list(islice(pages, _PAGES))
 
 
-def _pages(location: str, folder: str) -> Iterator[_Page]:
-    """What is in a folder below a location, sorted by path; all in one page where the store is not S3."""
-    pages = _s3_pages if location.startswith("s3://") else _folder_page
-    for page in pages(location, folder):
-        yield sorted(page)
+def _in_order(location: str, pages: Iterator[_Page]) -> Iterator[_Page]:
+    last = ""
+    for found in pages:
+        page = sorted(found)
+        if page and page[0].path < last:  # as S3's directory buckets do
+            raise OSError(errno.EINVAL, "the store names its objects in no order", location)
+        last = page[-1].path if page else last
+        yield page
 
 
-def _s3_pages(location: str, folder: str) -> Iterator[_Page]:
+def _s3_pages(client: Any, location: str, folder: str) -> Iterator[_Page]:
+    """What is in a folder below a location, by S3's ListObjectsV2."""
     _, path = remote(location)
     bucket, _, prefix = path.partition("/")
     start = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
-    asked = {"Bucket": bucket, "Prefix": start + folder, "Delimiter": "/"}
+    request = {"Bucket": bucket, "Prefix": start + folder, "Delimiter": "/"}
     is_there = bool(folder or not start)  # a folder whose last object goes meanwhile is gone
-    with _explaining(location):
-        pages = iter(_client(location).get_paginator("list_objects_v2").paginate(**asked))
-    while page := _answer(location, pages):
+    while True:
+        page = object_store.patiently(partial(_answer, client, location, request))
         folders = [Entry(item["Prefix"][len(start) :]) for item in page.get("CommonPrefixes", ())]
         objects = page.get("Contents", ())
         is_there = is_there or bool(folders or objects)
-        files = (Entry(item["Key"][len(start) :], item["Size"], item["LastModified"]) for item in objects)
-        yield [*folders, *(file for file in files if file.path and not file.path.endswith("/"))]
+        files = (Entry(item["Key"][len(start) :], item.get("Size"), item.get("LastModified")) for item in objects)
+        yield [*folders, *(file for file in files if file.path and not file.is_folder())]
+        if not page.get("IsTruncated"):
+            break
+        if not page.get("NextContinuationToken"):  # no part of a folder is taken for all of it
+            raise object_store.unavailable(location, "its list ends before its end")
+        request["ContinuationToken"] = page["NextContinuationToken"]
     if not is_there:
         raise object_store.missing(location)
 
 
-def _answer(location: str, pages: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    with _explaining(location):
-        return next(pages, None)
-
-
-def _client(location: str) -> Any:
-    system, _ = remote(location)
-    (options,) = system.__reduce__()[1]
-    where = (options[name] for name in ("endpoint_override", "scheme", "force_virtual_addressing"))
-    return _s3_client(system.region, *where)
-
-
-@lru_cache(maxsize=32)
-def _s3_client(region: str, endpoint: str, scheme: str, is_virtual: bool) -> Any:
-    """Of the store that pyarrow reads from, with the same patience."""
-    import botocore.session  # 0.2 s, which only a survey in a bucket is worth
-    from botocore import UNSIGNED
-    from botocore.config import Config
-
-    session = botocore.session.get_session()
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
-    if endpoint and "://" not in endpoint:
-        endpoint = f"{scheme}://{endpoint}"
-    config = Config(
-        signature_version=None if session.get_credentials() else UNSIGNED,  # what is public is read without a key
-        retries={"mode": "standard", "total_max_attempts": object_store.RETRIES + 1},
-        connect_timeout=object_store.SILENT_SECONDS,
-        read_timeout=object_store.SILENT_SECONDS,
-        max_pool_connections=_LISTERS,
-        proxies={},
-        s3={"addressing_style": "virtual" if is_virtual or not endpoint else "path"},
-    )
-    return session.create_client("s3", region_name=region or None, endpoint_url=endpoint or None, config=config)
-
-
-def _time(said: Any) -> datetime:
-    """What botocore takes 60 microseconds for, more than for all else that it reads of an object."""
-    from botocore.utils import parse_timestamp
-
-    if isinstance(said, str) and said.endswith("Z"):
-        return datetime.fromisoformat(said)
-    found: datetime = parse_timestamp(said)  # such as the end of a credential
-    return found
-
-
-@contextmanager
-def _explaining(location: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
+def _answer(client: Any, location: str, request: dict[str, str]) -> dict[str, Any]:
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
     from botocore.parsers import ResponseParserError
 
     try:
-        yield
+        answer: dict[str, Any] = client.list_objects_v2(**request)
     except ClientError as error:
         status = str(error.response["ResponseMetadata"].get("HTTPStatusCode", ""))
         said = error.response["Error"]
-        raise object_store.explained(location, said["Code"], status, said.get("Message", "")) from error
+        raise object_store.explained(location, said.get("Code", ""), status, said.get("Message", "")) from error
+    except ParamValidationError as error:
+        raise OSError(errno.EINVAL, "is no name of a bucket", location) from error
     except (BotoCoreError, ResponseParserError) as error:
-        reason = re.sub(r"\?[^\s\"]*", "", " ".join(str(error).split()))  # a request's query is long
-        raise object_store.unavailable(location, reason) from error
+        raise object_store.unavailable(location, _line(error)) from error
+    return answer
+
+
+def _line(error: Exception) -> str:
+    return re.sub(r"\?[^\s\"]*", "", " ".join(str(error).split()))  # without a request's query, which is long
+
+
+def _client(location: str) -> Any:
+    """A client of the store that pyarrow reads from, as pyarrow comes to it."""
+    from botocore.exceptions import BotoCoreError
+
+    system, _ = remote(location)
+    (options,) = system.__reduce__()[1]
+    endpoint = options["endpoint_override"]
+    if endpoint and "://" not in endpoint:
+        endpoint = f"{options['scheme']}://{endpoint}"
+    is_public = options["anonymous"] or bool(options["access_key"] and not options["secret_key"])  # anonymous@bucket
+    try:
+        # Asked each time: the machine's role may have been silent once.
+        is_signed = not is_public and _session().get_credentials() is not None
+        return _s3_client(system.region, endpoint, options["tls_ca_file_path"], is_signed)
+    except BotoCoreError as error:  # such as a profile that is not there
+        raise object_store.unavailable(location, _line(error)) from error
+
+
+@lru_cache
+def _session() -> Any:
+    import botocore.session  # 0.2 s, which only an object store is worth
+
+    session = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    return session
+
+
+@lru_cache(maxsize=32)
+def _s3_client(region: str, endpoint: str, ca_file: str, is_signed: bool) -> Any:
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    config = Config(
+        signature_version=None if is_signed else UNSIGNED,
+        retries={"total_max_attempts": 1},  # `patiently` tries again: botocore counts all threads' tries together
+        connect_timeout=object_store.SILENT_SECONDS,
+        read_timeout=object_store.SILENT_SECONDS,
+        max_pool_connections=_LISTERS,
+        proxies={},  # pyarrow takes none from the environment
+        s3={"addressing_style": "path" if endpoint else "virtual"},
+    )
+    return _session().create_client(
+        "s3",
+        region_name=region or None,
+        endpoint_url=endpoint or None,
+        verify=ca_file or ssl.get_default_verify_paths().cafile,
+        config=config,
+    )
+
+
+def _time(said: Any) -> datetime:
+    """A time as S3 writes it; botocore's own parser takes 60 microseconds, more than all else of an object."""
+    from botocore.utils import parse_timestamp
+
+    with suppress(AttributeError, ValueError):
+        if said.endswith("Z"):
+            return datetime.fromisoformat(said)
+    found: datetime = parse_timestamp(said)  # such as the end of a credential, in seconds
+    return found
 
 
 def _folder_page(location: str, folder: str) -> Iterator[_Page]:
+    """The same of any other store, in one page."""
     system, root = remote(location)
     start = root.rstrip("/") + "/"
 

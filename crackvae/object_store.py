@@ -141,6 +141,26 @@ def ask(location: str, call: Callable[[], T]) -> T:
             pool.shutdown(wait=False)
 
 
+def patiently(call: Callable[[], T], only: str = "") -> T:
+    """Makes a call again and again while the store gives no answer, as pyarrow makes a request.
+
+    Args:
+        call: Makes a request once.
+        only: What the error says.
+
+    Raises:
+        UnavailableError: It was the last one's.
+    """
+    for retry in range(RETRIES):
+        try:
+            return call()
+        except UnavailableError as error:
+            if only not in str(error):
+                raise
+        time.sleep(0.025 * 2**retry)
+    return call()
+
+
 @contextmanager
 def _explaining(location: str) -> Iterator[None]:
     """Gives errors the location, in one line that is the same in every run."""
@@ -166,12 +186,12 @@ def explained(location: str, code: str, status: str, reason: str) -> OSError | U
         status: Of HTTP; empty where there was no answer.
         reason: What the store says.
     """
-    code = code.replace("_", "").lower()
     if not reason or reason.startswith("No response body"):
         reason = f"HTTP status {status}" if status else code
+    code = code.replace("_", "").lower()
     if code == "nosuchbucket":
         return FileNotFoundError(errno.ENOENT, "no such bucket", location)
-    if code in ("nosuchkey", "resourcenotfound"):
+    if code in ("nosuchkey", "resourcenotfound", "404"):
         return missing(location)
     if code == "accessdenied" or status == "403":
         cure = "check the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws) and the bucket's policy"
@@ -223,15 +243,7 @@ class _File(io.RawIOBase):
 
     def _patiently(self, read: Callable[[], Any]) -> Any:
         """Reads once more where an error of the store is longer than the data, at which AWS's library gives up."""
-        retry = 0
-        while True:
-            try:
-                return ask(self._location, read)
-            except UnavailableError as error:
-                if _NO_ROOM not in str(error) or retry == RETRIES:
-                    raise
-            time.sleep(0.025 * 2**retry)
-            retry += 1
+        return patiently(lambda: ask(self._location, read), only=_NO_ROOM)
 
     def close(self) -> None:
         if not self.closed:

@@ -25,6 +25,8 @@ def served(count: int) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
+            for name in [name for name in os.environ if name.startswith("AWS_")]:
+                del os.environ[name]
             os.environ |= {
                 "AWS_ENDPOINT_URL": f"http://127.0.0.1:{process.stdout.readline().strip()}",
                 "AWS_ACCESS_KEY_ID": "none",

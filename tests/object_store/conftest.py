@@ -24,6 +24,7 @@ def connect(monkeypatch):
         object_store._filesystem.cache_clear()
         object_store._s3.cache_clear()
         listing._s3_client.cache_clear()
+        listing._session.cache_clear()
 
     def connect(url):
         for name in [name for name in os.environ if name.startswith("AWS_")]:

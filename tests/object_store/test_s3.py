@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore import UNSIGNED
 from faults.flaky_store import FAULTS
 from object_store import server
 
@@ -101,9 +102,51 @@ def test_a_large_folder_is_listed_page_by_page_and_never_held_whole(place, store
     first = next(listed)
     assert (first.path, first.size) == (names[0], 0)
     assert abs((datetime.now(UTC) - first.mtime).total_seconds()) < 600
-    assert len(proxy.log) <= 2  # the first page, and the next one ahead
+    assert len(proxy.log) <= 3  # the first page, the folder in it, and the page after it
     assert [first.path, *(entry.path for entry in listed)] == sorted([*names, "0500/a.jpg", "1700/b.jpg"])
     assert len(proxy.log) == 3 + 2
+
+
+def test_folders_in_folders_are_listed_however_deep(place, store):
+    deep = "a/" * 450 + "f.jpg"
+    server.put(store, [(f"{key(place)}/{name}", b"") for name in (deep, "a/b.jpg")])
+    assert [entry.path for entry in list_remote(place)] == [deep, "a/b.jpg"]
+
+
+def test_a_store_that_fails_for_a_while_costs_a_listing_of_many_folders_nothing(place, store, flaky):
+    names = [f"{number:02d}/f.jpg" for number in range(30)]
+    server.put(store, [(f"{key(place)}/{name}", b"") for name in names])
+    proxy = flaky(share=1.0, faults=("500", "503"), most=3)
+    assert [entry.path for entry in list_remote(place)] == names
+    assert proxy.counts["500"] + proxy.counts["503"] == 3 * 31
+
+
+def test_a_folder_that_goes_while_its_bucket_is_listed_is_gone_and_a_missing_one_is_missing(place, store):
+    server.put(store, [(f"{key(place)}/f.jpg", b"")])
+    client = listing._client(place)
+    assert [page for page in listing._s3_pages(client, place, "gone/") if page] == []
+    with pytest.raises(FileNotFoundError):
+        list(listing._s3_pages(client, f"{place}/gone", ""))
+
+
+@pytest.mark.parametrize(
+    ("pages", "reason"),
+    [
+        ([("a", {"IsTruncated": True})], "its list ends before its end"),
+        ([("b", {"IsTruncated": True, "NextContinuationToken": "2"}), ("a", {})], "names its objects in no order"),
+    ],
+)
+def test_a_store_that_lists_otherwise_than_s3_is_refused(place, pages, reason):
+    left = iter(pages)
+
+    class Client:
+        def list_objects_v2(self, **request):
+            name, rest = next(left)
+            return {"Contents": [{"Key": request["Prefix"] + name}], **rest}
+
+    listed = listing._in_order(place, listing._s3_pages(Client(), place, ""))
+    with pytest.raises((OSError, UnavailableError), match=reason):
+        list(listed)
 
 
 def test_a_folder_is_removed_with_all_of_it_and_nothing_else(place, store):
@@ -239,14 +282,15 @@ def test_a_failure_under_a_parquet_file_is_no_damaged_one(impatient, place, flak
         pq.ParquetFile(storage.open_input(f"{place}/table.parquet"))
 
 
-def test_a_denied_object_is_about_that_object_and_an_expired_token_about_all(place, flaky):
+@pytest.mark.parametrize("act", [storage.read_bytes, lambda location: list(list_remote(location))])
+def test_a_denied_object_is_about_that_object_and_an_expired_token_about_all(impatient, place, flaky, act):
     storage.write_bytes(f"{place}/file", SMALL)
     flaky(share=1.0, faults=("403",))
     with pytest.raises(PermissionError, match=r"access denied .*; check the credentials \(AWS_PROFILE"):
-        storage.read_bytes(f"{place}/file")
+        act(f"{place}/file")
     flaky(share=1.0, faults=("400",))
-    with pytest.raises(UnavailableError, match="HTTP status 400"):
-        storage.read_bytes(f"{place}/file")
+    with pytest.raises(UnavailableError, match=r"HTTP status 400|made by the test"):
+        act(f"{place}/file")
 
 
 def test_an_outage_makes_no_rows_and_a_missing_object_makes_one(impatient, place, flaky):
@@ -267,6 +311,13 @@ def test_an_endpoint_that_is_not_there_is_named_by_its_reason(impatient, place, 
     connect("http://127.0.0.1:9")
     with pytest.raises(UnavailableError, match=r"cannot be reached \(Failed to connect to 127\.0\.0\.1"):
         storage.exists(place)
+    with pytest.raises(UnavailableError, match=r"cannot be reached \(Could not connect to .*127\.0\.0\.1:9"):
+        list(list_remote(place))
+
+
+def test_what_is_no_name_of_a_bucket_is_no_outage(place):
+    with pytest.raises(OSError, match="is no name of a bucket"):
+        list(list_remote("s3://b,c/survey"))
 
 
 @pytest.mark.parametrize("was", [None, b"old"])
@@ -414,6 +465,12 @@ def test_without_credentials_what_is_public_is_listed(place, store, connect, mon
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     assert list(storage.list_files(place)) == ["file"]
+    assert listing._client(place).meta.config.signature_version == UNSIGNED
+
+
+def test_who_asks_to_be_anonymous_is(place):
+    assert listing._client(place).meta.config.signature_version != UNSIGNED
+    assert listing._client(place.replace("s3://", "s3://anonymous@")).meta.config.signature_version == UNSIGNED
 
 
 def test_a_profile_that_is_not_there_is_named(place, connect, store, monkeypatch):
