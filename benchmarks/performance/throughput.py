@@ -34,12 +34,12 @@ from crackvae.model import artifact, backend
 from crackvae.report.tables import markdown
 
 ROUNDS = 5
-FEW_ROUNDS = 2  # of what is beside the point: one core, for the plot, and the bare loop in int8
+FEW_ROUNDS = 1  # of what is beside the point: one core, for the plot, and the bare loop in int8
 TRAINED = 2  # times
 FEW, SOME, MANY = 512, 2_000, 20_000  # files
 PHOTOGRAPHS = 2
 EPOCHS = 3  # of which the last counts: Ray's processes are busy during the first
-NORMALS = 1_800  # of which 1,440 are trained on
+NORMALS = 1_200  # of which 960 are trained on
 HERE = Path(__file__).parent
 
 Times = dict[str, list[float]]
