@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import pyarrow as pa
@@ -21,8 +22,8 @@ from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
 from crackvae.dataset.sources import Reader
 from crackvae.dataset.tiles import describe, pixels, read_image
+from crackvae.images import evidence
 from crackvae.images.appearance import looks_of_tiles
-from crackvae.images.evidence import find_lines
 from crackvae.model import artifact, backend
 from crackvae.model.artifact import Artifact
 from crackvae.model.photograph import PhotoScorer
@@ -105,11 +106,21 @@ def of_photograph(path: Path) -> str:
     told, row = _timed(lambda: describe(decoded))
     arrays = pixels(decoded, image)
     scorer.expect(arrays[0][:512, :512].copy())  # the first pass is slow
-    network, (_, sigma_HW, _) = _timed(lambda: scorer.expect(arrays[0]))
-    evidence, _ = _timed(lambda: find_lines(arrays[0], sigma_HW, loaded.photographs.scale))
-    whole, _ = _timed(lambda: scorer.complete(row, arrays))
-    seconds = {"read and decode": decoded_seconds, "baselines": told, "network": network, "lines and paths": evidence}
-    seconds["domain, looks, tiles, regions"] = whole - network - evidence
+    seconds = {"read and decode": decoded_seconds, "baselines": told}
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*arguments: Any) -> Any:
+            seconds[name], value = _timed(lambda: call(*arguments))
+            return value
+
+        return act
+
+    with (
+        patch.object(scorer, "expect", timed("network", scorer.expect)),
+        patch.object(evidence, "find_lines", timed("lines and paths", evidence.find_lines)),
+    ):
+        whole, _ = _timed(lambda: scorer.complete(row, arrays))
+    seconds["domain, looks, tiles, regions"] = whole - seconds["network"] - seconds["lines and paths"]
     total = sum(seconds.values())
     millions = arrays[0].size / 1e6
     rows = [[name, f"{value / millions * 1e3:,.0f}", f"{value / total:.0%}"] for name, value in seconds.items()]
