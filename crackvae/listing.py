@@ -188,7 +188,7 @@ def _s3_client(region: str, endpoint: str, ca_file: str, is_signed: bool) -> Any
         read_timeout=object_store.SILENT_SECONDS,
         max_pool_connections=_LISTERS,
         proxies={},  # pyarrow takes none from the environment
-        s3={"addressing_style": "path" if endpoint else "virtual"},
+        s3={"addressing_style": "path" if endpoint else "auto"},
     )
     return _session().create_client(
         "s3",
