@@ -107,10 +107,10 @@ def test_a_large_folder_is_listed_page_by_page_and_never_held_whole(place, store
     assert len(proxy.log) == 3 + 2
 
 
-def test_folders_in_folders_are_listed_however_deep(place, store):
-    deep = "a/" * 450 + "f.jpg"
-    server.put(store, [(f"{key(place)}/{name}", b"") for name in (deep, "a/b.jpg")])
-    assert [entry.path for entry in list_remote(place)] == [deep, "a/b.jpg"]
+def test_folders_in_folders_are_listed_as_deep_as_a_key_allows(place, store):
+    deep = "a/" * 505 + "f.jpg"  # Python calls to a depth of 1,000
+    server.put(store, [(f"deep/{name}", b"") for name in (deep, "a/b.jpg")])
+    assert [entry.path for entry in list_remote(f"s3://{server.BUCKET}/deep")] == [deep, "a/b.jpg"]
 
 
 def test_a_store_that_fails_for_a_while_costs_a_listing_of_many_folders_nothing(place, store, flaky):
