@@ -252,10 +252,11 @@ def small_pictures(rows: pd.DataFrame, side: int) -> Iterator[tuple[Image.Image 
             try:
                 if unavailable:  # asked again and again, it would take hours
                     raise OSError(unavailable)
-                with Image.open(io.BytesIO(reader.read(row["uri"], _MOST_FILE_BYTES)), formats=FORMATS) as photo:
+                data = reader.read(row["uri"], _MOST_FILE_BYTES)
+                with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
                     if sorted(photo.size) != sorted((row["width"], row["height"])):
                         raise OSError(_CHANGED)
-                    yield *overlay.upright(photo, side), ""
+                    yield *overlay.upright(photo, side, data), ""
             except Exception as error:
                 unavailable = str(error) if isinstance(error, UnavailableError) else unavailable
                 yield None, 1.0, _reason(error)

@@ -138,6 +138,26 @@ def test_the_metadata_of_a_heif_turn_no_picture():
     assert np.abs(np.asarray(picture.convert("L")).astype(int) - stored_HW).max() < 10
 
 
+@pytest.mark.parametrize("size", [(227, 227), (600, 401), (90, 60), (3000, 40)])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("stray", [b"", bytes(8)])
+def test_a_small_picture_of_a_jpeg_is_the_same_by_either_decoder(size, orientation, stray):
+    """By libjpeg-turbo from the file's bytes, and by Pillow, which is asked where that warns, as of stray bytes."""
+    smooth_HW3 = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    Image.fromarray(smooth_HW3).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90, exif=exif)
+    data = file.getvalue()[:-2] + stray + file.getvalue()[-2:]
+    with Image.open(io.BytesIO(data)) as opened, Image.open(io.BytesIO(data)) as again:
+        picture, scale = overlay.upright(opened, 96, data)
+        by_pillow, scale_by_pillow = overlay.upright(again, 96)
+    assert picture.size == by_pillow.size
+    assert scale == scale_by_pillow
+    difference_HW3 = np.asarray(picture).astype(int) - np.asarray(by_pillow)
+    assert np.sqrt(np.square(difference_HW3).mean()) < 5  # gray levels; of a picture turned wrongly, over 40
+
+
 def test_a_box_lies_where_its_region_is_in_a_smaller_picture():
     opened = photo(3000, 2000)
     shown_HW3 = pixels(
