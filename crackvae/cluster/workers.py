@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +22,7 @@ from crackvae.images.decode import Gray
 from crackvae.model import artifact, backend
 from crackvae.model.artifact import Artifact
 from crackvae.model.backend import Backend
-from crackvae.run import directory, finalize, judge, shards
+from crackvae.run import directory, finalize, judge, maps, shards
 from crackvae.run.directory import Run
 from crackvae.run.shards import Work
 from crackvae.schema import PART, Status
@@ -155,6 +158,7 @@ class PhotographWorker(_Worker):
         self._decoder = Decoder(loaded.config.image)
         self._given = self._run.facts.get("given", {})
         on, keep_tiles = job.computed_on, finalize.TILES_DIRECTORY in finalize.tables(self._run)
+        self._limit = loaded.photographs.map_limit if loaded.photographs else math.inf
         self._scorer = PhotoScorer(loaded, on.device, on.precision, keep_tiles=keep_tiles)
 
     def score(self, work: Work) -> str:
@@ -163,9 +167,17 @@ class PhotographWorker(_Worker):
         before, again_N = _again(self._run, work)
         files = self._run.plan.shard(work.shard).filter(again_N)
         read = clock.split(self._decoder.photographs(files), "decode", "score")
-        rows = [self._scorer.complete(row | self._given if arrays else row, arrays) for row, arrays in read]
+        rows = [self._complete(row, arrays, work.shard) for row, arrays in read]
         part = _merged(before, again_N, pa.Table.from_pylist(rows, PART))
         return self._commit(work, part, again_N, clock)
+
+    def _complete(self, row: dict[str, Any], arrays: list[Gray], shard: int) -> dict[str, Any]:
+        if not arrays:
+            return row
+        keep = None
+        if math.isfinite(self._limit) and maps.is_kept(shard, arrays[0].size):
+            keep = partial(maps.keep, self._job.run, row["image_id"], limit=self._limit)
+        return self._scorer.complete(row | self._given, arrays, keep)
 
 
 class ImageWorker:

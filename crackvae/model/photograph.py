@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import Any
@@ -27,6 +27,9 @@ from crackvae.statistics.calibration import size_exponent
 from crackvae.statistics.domain import Domain
 
 Row = dict[str, Any]
+Keep = Callable[[Map, NDArray[np.bool_]], None]
+"""Is given an anomaly map and where it was judged."""
+
 Bools = NDArray[np.bool_]
 
 _CHUNK_TILES = 256  # held as float32: 17 MB
@@ -59,7 +62,7 @@ class PhotoScorer:
         self._tiles = TileScorer(model, device, precision)
         self._keep_tiles = keep_tiles
 
-    def complete(self, row: Row, arrays: Sequence[Gray]) -> Row:
+    def complete(self, row: Row, arrays: Sequence[Gray], keep: Keep | None = None) -> Row:
         """A decoded file's row with what its pixels are worth; that of a failed one as it is.
 
         A photograph that cannot be scored for whatever reason is `crashed`.
@@ -67,6 +70,7 @@ class PhotoScorer:
         Args:
             row: As by `Decoder.photographs`.
             arrays: As by `score`; none where the file failed.
+            keep: Is given the `anomaly_map` of a photograph that is scored.
         """
         if not arrays:
             return row
@@ -74,7 +78,7 @@ class PhotoScorer:
         pitch = row.get("mm_per_pixel")
         ground = Ground(pitch, row["mm_per_pixel_error"]) if pitch else None
         try:
-            return row | self.score(gray_HW, chroma_hw2, ground)
+            return row | self.score(gray_HW, chroma_hw2, ground, keep)
         except Exception as error:  # of a library, at pixels nobody foresaw, or for want of memory: not the job's end
             self._tiles.check_device()  # raises where no later photograph could be scored either
             return row | _failed(Status.CRASHED, " ".join(f"{type(error).__name__}: {error}".split()))
@@ -98,13 +102,14 @@ class PhotoScorer:
         evidence_hw, _ = evidence.find_lines(gray_HW, sigma_HW, self._photographs.scale, judged_hw)
         return gray_HW, expected_HW, evidence_hw, judged_hw
 
-    def score(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None) -> Row:
+    def score(self, gray_HW: Gray, chroma_hw2: Gray, ground: Ground | None, keep: Keep | None = None) -> Row:
         """Scores a photograph.
 
         Args:
             gray_HW: Gray levels, upright.
             chroma_hw2: Its Cb and Cr, at any lower resolution.
             ground: Its ground sampling distance, where known.
+            keep: As for `complete`.
 
         Returns:
             Columns of `schema.PART`, without those that the file itself tells. Places and lengths
@@ -122,7 +127,7 @@ class PhotoScorer:
         if height * width > self._most_pixels:
             message = f"{width}x{height} pixels at the model's pitch; over {self._most_pixels / 1e6:g} MP"
             return _failed(Status.TOO_LARGE, message)
-        row = self._score(resample(gray_HW, factor), chroma_hw2, factor, ground)
+        row = self._score(resample(gray_HW, factor), chroma_hw2, factor, ground, keep)
         for region in row.get("regions", ()):  # rounded, one may end a pixel beyond the photograph
             for start, side, length in (("x", "width", gray_HW.shape[1]), ("y", "height", gray_HW.shape[0])):
                 region[side] = max(1, min(region[side], length - region[start]))
@@ -132,7 +137,7 @@ class PhotoScorer:
         """By which the sides of a photograph grow when it is brought to the model's pixel pitch."""
         return ground.mm_per_pixel / self._pitch if self._pitch and ground else 1.0
 
-    def _score(self, gray_HW: Gray, chroma_hw2: Gray, factor: float, ground: Ground | None) -> Row:
+    def _score(self, gray_HW: Gray, chroma_hw2: Gray, factor: float, ground: Ground | None, keep: Keep | None) -> Row:
         judged_N, feature_NF = self._judged(gray_HW, chroma_hw2)
         judged_hw = self._area(judged_N, gray_HW.shape)
         row: Row = {"tiles": int(judged_N.sum()), "judged_fraction": float(judged_hw.mean())}
@@ -147,6 +152,8 @@ class PhotoScorer:
         del expected_HW  # of 100 megapixels, 100 MB
         evidence_hw, contrast_HW = evidence.find_lines(gray_HW, sigma_HW, self._photographs.scale, judged_hw)
         del sigma_HW
+        if keep is not None:
+            keep(evidence_hw, judged_hw)
         score_N = judged_N * tile_scores(evidence_hw, gray_HW, self._photographs.darkness, self._size, self._overlap)
         row["worst_tile_score"] = float(score_N[judged_N].max())
         row["reconstruction_error"] = float(error_N[judged_N].mean())

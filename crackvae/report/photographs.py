@@ -24,6 +24,7 @@ from crackvae.model.artifact import Artifact
 from crackvae.model.photograph import PhotoScorer
 from crackvae.report import overlay
 from crackvae.report.findings import read_regions
+from crackvae.run import maps
 from crackvae.terminal import log, progress
 
 WORST, OTHERS = 8, 4
@@ -78,7 +79,9 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
             with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
                 if arrays[0].shape != size or sorted(photo.size) != sorted(size):
                     raise OSError("changed since it was scored")
-                map_HW, judged_HW = scorer.anomaly_map(arrays[0], arrays[1], ground)
+                map_HW, judged_HW = maps.kept(run, row["image_id"], limit) or scorer.anomaly_map(
+                    arrays[0], arrays[1], ground
+                )
                 return overlay.draw(
                     photo,
                     map_HW,

@@ -29,7 +29,7 @@ from crackvae.model.artifact import Artifact
 from crackvae.report import excerpt as excerpts
 from crackvae.report import tables
 from crackvae.report.excerpt import Excerpt
-from crackvae.run import directory, finalize, summary
+from crackvae.run import directory, finalize, maps, summary
 from crackvae.run.directory import Run
 from crackvae.schema import BASELINES
 from crackvae.terminal import log
@@ -113,6 +113,7 @@ def draw(run_location: str, model_location: str | None = None) -> list[str]:
     folder = run.path(directory.FIGURES)
     for name, data in images.items():
         storage.write_bytes(storage.join(folder, name), data)
+    storage.remove(run.path(maps.MAPS))
     return [storage.join(folder, name) for name in images]
 
 

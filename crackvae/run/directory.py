@@ -9,6 +9,7 @@
     retries.json          the statuses that were tried again, one per attempt; absent before the first
     threshold.json        the threshold that `crackvae threshold` set; absent before
     labels.parquet        the labels that `crackvae evaluate RUN --labels` brought; absent before
+    maps/                 anomaly maps of the first photographs, until the pictures are drawn
     results/, regions/, tiles/, results.csv, metrics.json, _SUCCESS      written at the end
     figures/, report.html, positions.*, structures.csv, review.*          made of them
 """

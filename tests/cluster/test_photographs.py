@@ -17,7 +17,9 @@ from crackvae.dataset import manifest, splitting
 from crackvae.errors import UsageError
 from crackvae.images import synthetic
 from crackvae.model import artifact
-from crackvae.run import check, directory, finalize, shards
+from crackvae.model.photograph import PhotoScorer
+from crackvae.report import pictures
+from crackvae.run import check, directory, finalize, maps, shards
 from crackvae.schema import Status
 
 pytestmark = pytest.mark.ray
@@ -170,3 +172,22 @@ def test_a_retry_scores_only_the_rows_of_its_status(run, native_model, photograp
     assert [name for name, row in after.items() if row != before[name]] == [broken["image_id"]]
     assert after[broken["image_id"]]["status"] == Status.UNREADABLE  # it is another file than was listed
     assert shards.missing(directory.open_run(out))[0] == []
+
+
+def test_the_map_of_a_large_photograph_is_computed_once(native_model, tmp_path, here, monkeypatch):
+    """It is kept from scoring until its picture is drawn; where it is gone, the same picture takes as long again."""
+    synthetic.write_survey(tmp_path / "survey", normals=0, cracks=1, size=1050)
+    run = scoring.score(str(native_model), [str(tmp_path / "survey")], str(tmp_path / "run")).run
+    kept = Path(run, maps.MAPS)
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / maps.MAPS)
+    assert [path.suffix for path in kept.iterdir()] == [".png"]
+    computed, view = [], PhotoScorer.view
+    monkeypatch.setattr(PhotoScorer, "view", lambda *given: computed.append(given) or view(*given))
+    drawn = [[path for path in pictures.draw(str(location)) if path.endswith(".jpg")] for location in (run, copy, run)]
+    assert len(computed) == 2
+    assert not kept.exists()
+    first_HW3, second_HW3 = (np.asarray(Image.open(paths[0]), np.int16) for paths in drawn[:2])
+    assert np.abs(first_HW3 - second_HW3).mean() < 0.5
+    assert np.ptp(first_HW3, axis=2).max() > 100  # there are colors: of the gray photograph it has none

@@ -1,0 +1,61 @@
+"""Anomaly maps of the first photographs of a run, kept until its pictures are drawn.
+
+To compute them again takes as long as to score them did: half of the time of a run of a few photographs. They are no
+results: where one is missing, whoever draws computes it.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from hashlib import sha256
+
+import numpy as np
+from PIL import Image
+
+from crackvae import storage
+from crackvae.errors import UnavailableError
+from crackvae.images.evidence import Bools
+from crackvae.images.paths import Map
+
+MAPS = "maps"
+
+_SHARDS = 64  # of a photograph each; in a larger survey, a dozen pictures take no time beside its scoring
+_PIXELS = 10**6  # a smaller photograph's map is computed in half a second
+_LIMIT = 128  # gray level of the model's limit; 0 was not judged
+
+
+def is_kept(shard: int, pixels: int) -> bool:
+    """Whether the map of a photograph of a shard, with so many pixels, is kept."""
+    return shard < _SHARDS and pixels >= _PIXELS
+
+
+def keep(run: str, image_id: str, map_hw: Map, judged_hw: Bools, limit: float) -> None:
+    """Keeps a map and what was judged, unless there is no room.
+
+    Args:
+        run: Location of the run.
+        image_id: Of the photograph.
+        map_hw: Its anomaly map, at least 0.
+        judged_hw: Where it was judged.
+        limit: Of the map.
+    """
+    level_hw = judged_hw * np.clip(np.rint(map_hw * (_LIMIT / limit)), 1, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(level_hw).save(file, "PNG", compress_level=1)
+    with suppress(OSError, UnavailableError):
+        storage.write_bytes(_path(run, image_id), file.getvalue())
+
+
+def kept(run: str, image_id: str, limit: float) -> tuple[Map, Bools] | None:
+    """The map, to a 256th of the limit and up to twice as much, and what was judged; None where none was kept."""
+    try:
+        with Image.open(io.BytesIO(storage.read_bytes(_path(run, image_id))), formats=["PNG"]) as image:
+            level_hw = np.asarray(image)
+    except (OSError, SyntaxError, UnavailableError):  # SyntaxError is Pillow's word for a damaged PNG
+        return None
+    return np.asarray(level_hw * np.float32(limit / _LIMIT), np.float32), level_hw > 0
+
+
+def _path(run: str, image_id: str) -> str:
+    return storage.join(run, MAPS, f"{sha256(image_id.encode()).hexdigest()[:32]}.png")
