@@ -297,12 +297,14 @@ class Reader:
                 path = storage.local_path(uri)
                 if path is not None and uri.endswith("/"):
                     raise ImageError(Status.UNREADABLE, _unlisted(path))
-                if path is not None:
+                if path is None:
+                    stream = storage.open_input(uri)
+                else:
                     info = path.stat()
                     if not stat.S_ISREG(info.st_mode):
                         raise ImageError(Status.UNREADABLE, _NO_FILE)
                     expected = min(max_bytes, info.st_size)
-                stream = storage.open_input(uri)
+                    stream = path.open("rb")
             with stream:
                 data = stream.read(expected + 1)  # to reserve half a gigabyte takes as long as to read METU's files
                 if len(data) > expected:
