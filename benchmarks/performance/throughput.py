@@ -4,7 +4,8 @@
 
 DATA holds metu-concrete-20k.zip and sdnet2018-decks/. Whole processes are timed, in rounds in which each
 contender has its turn, so that a machine that slows down slows all of them down. A contender's start-up is its
-time over a few files, in some of these rounds; its rate is that of the files beyond those.
+time over a few files, in some of these rounds; its rate is that of the files beyond those. Training is measured
+once, by the last epochs, of crackvae and then of a bare loop.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ def main() -> None:
     machine = described()
     facts: dict[str, Any] = {"machine": machine, "rounds": ROUNDS}
     fewer = f"{len(STARTS)} of start-ups, {FEW_ROUNDS} on one core and of the bare loop in int8"
-    text = [f"{machine}; {ROUNDS} interleaved rounds of whole processes ({fewer}), start-up apart."]
+    text = [f"{machine}; {ROUNDS} interleaved rounds of whole processes ({fewer}), start-up apart. Training: once."]
 
     model, of_training, facts["training"] = training(work, normals(options.data, work))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -159,8 +158,8 @@ class PhotographWorker(_Worker):
         self._decoder = Decoder(loaded.config.image)
         self._given = self._run.facts.get("given", {})
         on, keep_tiles = job.computed_on, finalize.TILES_DIRECTORY in finalize.tables(self._run)
-        self._limit = loaded.photographs.map_limit if loaded.photographs else math.inf
         self._scorer = PhotoScorer(loaded, on.device, on.precision, keep_tiles=keep_tiles)
+        self._photographs = loaded.photographs
 
     def score(self, work: Work) -> str:
         """Reads, scores and commits a shard; returns what `watch.tell` tells of it."""
@@ -176,8 +175,9 @@ class PhotographWorker(_Worker):
         if not arrays:
             return row
         keep = None
-        if math.isfinite(self._limit) and maps.is_kept(shard, arrays[0].size):
-            keep = partial(maps.keep, self._job.run, row["image_id"], limit=self._limit)
+        # A run that calibrates a model is not judged, and has no pictures.
+        if self._judge and self._photographs and maps.is_kept(shard, arrays[0].size):
+            keep = partial(maps.keep, self._job.run, row["image_id"], limit=self._photographs.map_limit)
         return self._scorer.complete(row | self._given, arrays, keep)
 
 

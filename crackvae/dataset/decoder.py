@@ -46,6 +46,7 @@ _NONSENSE = "the decoder's answer makes no sense"
 # What a file tells of itself.
 _TOLD = {f.name: f.type for f in list(PART)[PART.names.index(BASELINES[0]) : PART.names.index("tiles")]}
 _FLOAT32, _INT32 = pa.float32().id, pa.int32().id
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _Process = subprocess.Popen[bytes]
@@ -253,7 +254,7 @@ def _typed(row: Row) -> Row:
 
 def _as_written(value: Any, kind: pa.DataType) -> Any:
     """A value as a column of that type gives it back. What every file has is quick: pa.scalar takes 7 microseconds."""
-    if type(value) is float and kind.id == _FLOAT32:
+    if type(value) is float and kind.id == _FLOAT32 and abs(value) < _FLOAT32_MAX:
         return float(np.float32(value))
     if type(value) is int and kind.id == _INT32 and -(2**31) <= value < 2**31:
         return value

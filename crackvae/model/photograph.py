@@ -27,10 +27,9 @@ from crackvae.statistics.calibration import size_exponent
 from crackvae.statistics.domain import Domain
 
 Row = dict[str, Any]
-Keep = Callable[[Map, NDArray[np.bool_]], None]
-"""Is given an anomaly map and where it was judged."""
-
 Bools = NDArray[np.bool_]
+Keep = Callable[[Map, Bools], None]
+"""Is given an anomaly map and where it was judged."""
 
 _CHUNK_TILES = 256  # held as float32: 17 MB
 _TOP_SHARE = 0.02  # of a tile: 82 places, as many as a crack along a side of it

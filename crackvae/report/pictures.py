@@ -111,9 +111,9 @@ def draw(run_location: str, model_location: str | None = None) -> list[str]:
         drawn = photographs.draw(run_location, excerpt.all(), model, seed=int(run.identity[:8], 16))
         images = {f"photographs/{name}": data for name, data in drawn} | images
     folder = run.path(directory.FIGURES)
+    maps.remove(run.location)  # before the last picture, after which nobody comes here again
     for name, data in images.items():
         storage.write_bytes(storage.join(folder, name), data)
-    storage.remove(run.path(maps.MAPS))
     return [storage.join(folder, name) for name in images]
 
 

@@ -20,8 +20,10 @@ from crackvae.images.paths import Map
 
 MAPS = "maps"
 
-_SHARDS = 64  # of a photograph each; in a larger survey, a dozen pictures take no time beside its scoring
-_PIXELS = 10**6  # a smaller photograph's map is computed in half a second
+_SHARDS = (
+    64  # each a photograph of 4 MiB, or smaller ones; a dozen pictures take no time beside a larger survey's scoring
+)
+_PIXELS = 10**6  # of the file; the map of a smaller one is soon computed
 _LIMIT = 128  # gray level of the model's limit; 0 was not judged
 
 
@@ -31,7 +33,7 @@ def is_kept(shard: int, pixels: int) -> bool:
 
 
 def keep(run: str, image_id: str, map_hw: Map, judged_hw: Bools, limit: float) -> None:
-    """Keeps a map and what was judged, unless there is no room.
+    """Keeps a map and what was judged. Where that fails, for whatever reason, nothing is kept.
 
     Args:
         run: Location of the run.
@@ -40,21 +42,27 @@ def keep(run: str, image_id: str, map_hw: Map, judged_hw: Bools, limit: float) -
         judged_hw: Where it was judged.
         limit: Of the map.
     """
-    level_hw = judged_hw * np.clip(np.rint(map_hw * (_LIMIT / limit)), 1, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(level_hw).save(file, "PNG", compress_level=1)
-    with suppress(OSError, UnavailableError):
+    with suppress(Exception):  # the photograph is scored
+        level_hw = judged_hw * np.clip(np.rint(map_hw * (_LIMIT / limit)), 1, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(level_hw).save(file, "PNG", compress_level=1)
         storage.write_bytes(_path(run, image_id), file.getvalue())
 
 
 def kept(run: str, image_id: str, limit: float) -> tuple[Map, Bools] | None:
-    """The map, to a 256th of the limit and up to twice as much, and what was judged; None where none was kept."""
+    """The map in steps of a 128th of the limit, up to twice as much, and what was judged; None where none was kept."""
     try:
         with Image.open(io.BytesIO(storage.read_bytes(_path(run, image_id))), formats=["PNG"]) as image:
             level_hw = np.asarray(image)
-    except (OSError, SyntaxError, UnavailableError):  # SyntaxError is Pillow's word for a damaged PNG
+    except Exception:  # a damaged file raises nearly anything
         return None
     return np.asarray(level_hw * np.float32(limit / _LIMIT), np.float32), level_hw > 0
+
+
+def remove(run: str) -> None:
+    """Removes all of them, unless another process does so, too."""
+    with suppress(OSError, UnavailableError):
+        storage.remove(storage.join(run, MAPS))
 
 
 def _path(run: str, image_id: str) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import TINY_NATIVE
 
 from crackvae import AnomalyScorer, experiment
-from crackvae.cluster import scoring, training
+from crackvae.cluster import calibrate, scoring, training
 from crackvae.dataset import manifest, splitting
 from crackvae.errors import UsageError
 from crackvae.images import synthetic
@@ -191,3 +191,15 @@ def test_the_map_of_a_large_photograph_is_computed_once(native_model, tmp_path, 
     first_HW3, second_HW3 = (np.asarray(Image.open(paths[0]), np.int16) for paths in drawn[:2])
     assert np.abs(first_HW3 - second_HW3).mean() < 0.5
     assert np.ptp(first_HW3, axis=2).max() > 100  # there are colors: of the gray photograph it has none
+
+
+def test_a_calibration_keeps_no_maps(native_model, tmp_path, here, monkeypatch):
+    """Its run has no pictures."""
+    kept = []
+    monkeypatch.setattr(maps, "_PIXELS", 1)
+    monkeypatch.setattr(maps, "keep", lambda *given, **named: kept.append(given))
+    synthetic.write_survey(tmp_path / "images", normals=25, cracks=0, size=160)
+    calibrate.recalibrate(str(native_model), [str(tmp_path / "images")], str(tmp_path / "model"))
+    assert not kept
+    scoring.score(str(native_model), [str(tmp_path / "images")], str(tmp_path / "run"))
+    assert len(kept) == 25

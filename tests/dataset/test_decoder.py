@@ -326,6 +326,19 @@ def test_answers_of_a_child_that_was_taken_over_are_not_believed(survey, tmp_pat
     assert not tiles_NSS.any()
 
 
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.int32(), pa.int8(), pa.string()])
+@pytest.mark.parametrize("value", [0.1, -3.0, 1e300, 227, 2**31 - 1, 2**31, -(2**31) - 1, True, "1.5", [1]])
+def test_a_value_is_what_its_column_will_hold_or_is_refused(value, kind):
+    try:
+        expected = pa.scalar(value, kind).as_py()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        with pytest.raises((pa.ArrowException, TypeError, ValueError, OverflowError)):
+            decoder._as_written(value, kind)
+        return
+    found = decoder._as_written(value, kind)
+    assert (found, type(found)) == (expected, type(expected))
+
+
 def test_text_that_is_no_unicode_is_kept_readable(survey):
     row, tile = decoder._checked(rb'{"status": "undecodable", "message": "a\udc80"}', IMAGE)
     assert (row["message"], tile) == ("a\\udc80", [])

@@ -150,6 +150,7 @@ def test_a_small_picture_of_a_jpeg_is_the_same_by_either_decoder(size, orientati
     Image.fromarray(smooth_HW3).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90, exif=exif)
     data = file.getvalue()[:-2] + stray + file.getvalue()[-2:]
     with Image.open(io.BytesIO(data)) as opened, Image.open(io.BytesIO(data)) as again:
+        assert (overlay._reduced(again, data, (9, 9)) is None) == bool(stray)
         picture, scale = overlay.upright(opened, 96, data)
         by_pillow, scale_by_pillow = overlay.upright(again, 96)
     assert picture.size == by_pillow.size

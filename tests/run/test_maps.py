@@ -1,5 +1,7 @@
 """Maps that a run keeps until its pictures are drawn."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -29,15 +31,29 @@ def test_what_is_not_there_or_damaged_is_none(tmp_path, map_hw):
     maps.keep(str(tmp_path), "a.jpg", map_hw, np.ones(map_hw.shape, np.bool_), LIMIT)
     [path] = (tmp_path / maps.MAPS).iterdir()
     assert maps.kept(str(tmp_path), "b.jpg", LIMIT) is None
-    for data in (path.read_bytes()[:20], b""):
+    whole = path.read_bytes()
+    cut_header = whole[:8] + b"\0\0\0\x05" + whole[12:]
+    for data in (whole[:20], b"", cut_header):
         path.write_bytes(data)
         assert maps.kept(str(tmp_path), "a.jpg", LIMIT) is None
 
 
-def test_no_room_for_a_map_is_no_error(tmp_path, map_hw):
+@pytest.mark.parametrize("limit", [LIMIT, 0.0])
+def test_a_map_that_cannot_be_kept_is_no_error(tmp_path, map_hw, limit):
     (tmp_path / maps.MAPS).write_text("in the way")
-    maps.keep(str(tmp_path), "a.jpg", map_hw, np.ones(map_hw.shape, np.bool_), LIMIT)
+    maps.keep(str(tmp_path), "a.jpg", map_hw, np.ones(map_hw.shape, np.bool_), limit)
     assert maps.kept(str(tmp_path), "a.jpg", LIMIT) is None
+
+
+def test_maps_that_cannot_be_removed_are_no_error(tmp_path, map_hw, monkeypatch):
+    maps.remove(str(tmp_path))
+    maps.keep(str(tmp_path), "a.jpg", map_hw, np.ones(map_hw.shape, np.bool_), LIMIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_: (_ for _ in ()).throw(FileNotFoundError))
+        maps.remove(str(tmp_path))
+    assert maps.kept(str(tmp_path), "a.jpg", LIMIT) is not None
+    maps.remove(str(tmp_path))
+    assert not (tmp_path / maps.MAPS).exists()
 
 
 def test_maps_of_large_photographs_in_the_first_shards_are_kept():
