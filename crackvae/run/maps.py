@@ -20,9 +20,7 @@ from crackvae.images.paths import Map
 
 MAPS = "maps"
 
-_SHARDS = (
-    64  # each a photograph of 4 MiB, or smaller ones; a dozen pictures take no time beside a larger survey's scoring
-)
+_SHARDS = 64  # of 4 MiB, a photograph, at most; beside the scoring of more, a dozen pictures take no time
 _PIXELS = 10**6  # of the file; the map of a smaller one is soon computed
 _LIMIT = 128  # gray level of the model's limit; 0 was not judged
 
