@@ -42,7 +42,7 @@ format: setup  ## rewrite the code in ruff's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## how fast it is beside named alternatives, from real data: 15 to 16 minutes, 45 without AVX-512; writes WORK/performance.md
+bench: setup  ## how fast it is beside named alternatives, from real data: 14 minutes, 45 without AVX-512; writes WORK/performance.md
 	$(BIN)/python benchmarks/performance/throughput.py $(DATA) $(WORK)
 
 bench-scale: setup  ## surveys of up to ten million rows, up to eight nodes: half an hour, 80 minutes without AVX-512; writes WORK/scale.md, nodes.md
