@@ -122,7 +122,7 @@ class Cluster:
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             for number, node in enumerate(self._nodes):
-                if harness.scoring_workers(node.pid):
+                if harness.rays_scoring_workers(node.pid):
                     return number
             time.sleep(0.01)
         raise AssertionError("no node scores")

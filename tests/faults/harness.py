@@ -234,7 +234,13 @@ def scoring_workers(session: int) -> list[int]:
     found = processes(session)
     servers = [pid for pid, title in found.items() if "multiprocessing.forkserver" in title]
     forks = [pid for pid in servers if _parent(pid) in servers]
-    return forks or [pid for pid, title in found.items() if title.startswith("ray::") and "Score" in title]
+    return forks or rays_scoring_workers(session)
+
+
+def rays_scoring_workers(session: int) -> list[int]:
+    """Ray's alone: on a head its dashboard has forks, too."""
+    titles = processes(session).items()
+    return [pid for pid, title in titles if title.startswith("ray::") and "Score" in title]
 
 
 def _parent(pid: int) -> int:
