@@ -23,7 +23,7 @@ test: setup  ## every test but the long ones, two files of tests at a time
 test-browser: setup  ## the page in a real Chromium, which must be there: apt-get install chromium
 	$(BIN)/python -m pytest -m browser tests/report
 
-test-faults: setup  ## kills, lost nodes, full disks, failing stores: twenty minutes; writes docs/reliability.md
+test-faults: setup  ## kills, lost nodes, full disks, failing stores: half an hour; writes docs/reliability.md
 	$(BIN)/python tests/faults/report.py
 
 lint: setup  ## ruff, mypy --strict, the import layers
