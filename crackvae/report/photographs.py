@@ -79,13 +79,10 @@ def draw(run: str, scored: pd.DataFrame, model: Artifact, seed: int) -> Iterator
             with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
                 if arrays[0].shape != size or sorted(photo.size) != sorted(size):
                     raise OSError("changed since it was scored")
-                map_HW, judged_HW = maps.kept(run, row["image_id"], limit) or scorer.anomaly_map(
-                    arrays[0], arrays[1], ground
-                )
+                shown = maps.kept(run, row["image_id"], limit) or scorer.anomaly_map(arrays[0], arrays[1], ground)
                 return overlay.draw(
                     photo,
-                    map_HW,
-                    judged_HW,
+                    *shown,
                     limit,
                     boxes.get(row["image_id"], ()),
                     title=row["image_id"],
