@@ -8,7 +8,7 @@ largest value on training tiles; larger ones, as a crack may cause them, are cut
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,6 +20,9 @@ from crackvae.model.packed import interleaved, linear_layers
 LARGEST = "largest_activations"
 """Name of the layers' largest activations among an artifact's weights."""
 
+_BLOCK = 4  # the side of what the last layer computes at once, in pixels
+# Rows -1 to 2 of a feature map, as rows of the phases that it is computed in: which phase, and which row from there.
+_PLACES = {-1: (1, 0), 0: (0, 0), 1: (1, 1), 2: (0, 1)}
 _AT_A_TIME = 64  # tiles: with gradients off, 64 take 0.1 GB
 _ZERO = 128  # stands for zero where values have both signs
 
@@ -53,39 +56,41 @@ class QuantisedVAE:
 
     def __init__(self, network: ConvVAE, largest_L: Tensor) -> None:
         convolutions = [layer for layer in network.encoder if isinstance(layer, nn.Conv2d)]
-        ups = [layer for layer in network.decoder if isinstance(layer, nn.ConvTranspose2d)]
+        *ups, last = (layer for layer in network.decoder if isinstance(layer, nn.ConvTranspose2d))
         largest = iter(largest_L.tolist())
         gray = _Scale(1 / 127.5, _ZERO)  # of a gray level, which is 1 / 255 too low: half of a level
         scales = [gray, *(_Scale(next(largest) / 255, 0) for _ in convolutions)]
         biases = [cast(Tensor, conv.bias) for conv in convolutions]
         biases[0] = biases[0] + convolutions[0].weight.sum(dim=(1, 2, 3)) / 255
-        self._encoder = [
-            _layer(conv.weight, bias, *pair, relu=True, stride=2)
-            for conv, bias, pair in zip(convolutions, biases, pairwise(scales), strict=True)
-        ]
+        first, *encoder = zip(convolutions, biases, pairwise(scales), strict=True)
+        self._first = _layer(_of_blocks(first[0].weight), first[1], *first[2], relu=True, padding=0)
+        self._encoder = [_layer(conv.weight, bias, *pair, relu=True, stride=2) for conv, bias, pair in encoder]
         self._mu_scale = _Scale(next(largest) / 127, _ZERO)
         z_scale = _Scale(next(largest) / 127, _ZERO)
         to_mu, from_z, self._shape = linear_layers(network)
         self._to_mu = _layer(*to_mu, scales[-1], None)
         self._from_z = _layer(*from_z, self._mu_scale, z_scale)
-        scales = [z_scale, *(_Scale(next(largest) / 255, 0) for _ in ups[1:])]
+        scales = [z_scale, *(_Scale(next(largest) / 255, 0) for _ in ups)]
         biases = [cast(Tensor, up.bias).repeat(len(PHASES)) for up in ups]
         self._ups = [
-            _layer(phase_kernels(up.weight), bias, scale, after, relu=after is not None)
-            for up, bias, scale, after in zip(ups, biases, scales, [*scales[1:], None], strict=True)
+            _layer(phase_kernels(up.weight), bias, *pair, relu=True)
+            for up, bias, pair in zip(ups, biases, pairwise(scales), strict=True)
         ]
+        bias = cast(Tensor, last.bias).repeat(_BLOCK * _BLOCK)
+        self._last = _layer(_to_blocks(last.weight), bias, scales[-1], None, padding=0)
 
     def reconstruct(self, tile_BHW: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """As `ConvVAE.reconstruct`, of gray levels 0..255 (uint8)."""
-        x_BCHW = tile_BHW.unsqueeze(1).contiguous(memory_format=torch.channels_last)
+        x_BCHW = self._first(_blocks(tile_BHW))
         for layer in self._encoder:
             x_BCHW = layer(x_BCHW)
         mu_BZ = self._to_mu(x_BCHW.permute(0, 2, 3, 1).flatten(1))
         z_BZ = (mu_BZ / self._mu_scale.step + _ZERO).round().clamp(0, 255).to(torch.uint8)
         x_BCHW = self._from_z(z_BZ).view(-1, *self._shape).permute(0, 3, 1, 2)
-        for layer in self._ups:
+        *ups, up = self._ups
+        for layer in ups:
             x_BCHW = interleaved(layer(x_BCHW))
-        return *split_output(x_BCHW), mu_BZ
+        return *split_output(_unblocked(self._last(_without_outside(up(x_BCHW))))), mu_BZ
 
 
 class _Scale(NamedTuple):
@@ -96,7 +101,14 @@ class _Scale(NamedTuple):
 
 
 def _layer(
-    weight: Tensor, bias: Tensor, before: _Scale, after: _Scale | None, *, relu: bool = False, stride: int = 1
+    weight: Tensor,
+    bias: Tensor,
+    before: _Scale,
+    after: _Scale | None,
+    *,
+    relu: bool = False,
+    stride: int = 1,
+    padding: int = 1,
 ) -> Callable[[Tensor], Tensor]:
     """A convolution, or a linear layer, of unsigned bytes to unsigned bytes, or to float32 without a scale after it."""
     ops: Any = torch.ops.onednn
@@ -109,6 +121,52 @@ def _layer(
     if weight.dim() == 2:
         packed = ops.qlinear_prepack(whole, None)
         return lambda x: cast(Tensor, ops.qlinear_pointwise(x, *before, packed, *scales, *out))
-    geometry = ([stride] * 2, [1, 1], [1, 1], 1)  # stride, padding, dilation, groups
+    geometry = ([stride] * 2, [padding] * 2, [1, 1], 1)  # stride, padding, dilation, groups
     packed = ops.qconv_prepack(whole, step_K, *before, *geometry, None)
     return lambda x: cast(Tensor, ops.qconv2d_pointwise(x, *before, packed, *scales, *geometry, *out))
+
+
+# The first and the last layer have a channel where the processor multiplies four or sixteen at once. Both are computed
+# on blocks of pixels as channels (Shi et al. 2016), to the same bits: the network takes 0.36 ms a tile instead of 0.43,
+# on one core of an Intel Xeon.
+
+
+def _of_blocks(weight_C144: Tensor) -> Tensor:
+    """The kernels 4x4 of stride 2 and padding 1 for `_blocks`."""
+    return weight_C144.view(-1, 2, 2, 2, 2).permute(0, 2, 4, 1, 3).flatten(1, 2)
+
+
+def _blocks(tile_BHW: Tensor) -> Tensor:
+    """Blocks 2x2 of a tile with a margin of one pixel, which stands for zero, as channels."""
+    padded_BHW = nn.functional.pad(tile_BHW, (1, 1, 1, 1), value=_ZERO)
+    pair_BHw = padded_BHW.view(torch.int16)  # two pixels of a row are one element
+    return torch.stack((pair_BHw[:, ::2], pair_BHw[:, 1::2]), dim=3).view(torch.uint8).permute(0, 3, 1, 2)
+
+
+def _to_blocks(weight_CK44: Tensor) -> Tensor:
+    """The kernels 2x2 to blocks 4x4 of a transposed convolution 4x4 of stride 2 and padding 1, of a map in phases.
+
+    Row m of the map adds to row t of the output by row t + 1 - 2m of the kernel; columns alike.
+    """
+    channels, outputs = weight_CK44.shape[:2]
+    kernel = weight_CK44.new_zeros(_BLOCK, _BLOCK, outputs, 2, 2, channels, 2, 2)
+    taps = [(t, t + 1 - 2 * m, *place) for t in range(_BLOCK) for m, place in _PLACES.items() if 0 <= t + 1 - 2 * m < 4]
+    for (t, k, r, y), (u, j, s, x) in product(taps, taps):
+        kernel[t, u, :, r, s, :, y, x] = weight_CK44[:, :, k, j].T
+    return kernel.view(_BLOCK * _BLOCK * outputs, len(PHASES) * channels, 2, 2)
+
+
+def _without_outside(y_BKhw: Tensor) -> Tensor:
+    """Puts zeros, in place, where the four phases of a transposed convolution reach beyond its output."""
+    y_BhwK = y_BKhw.permute(0, 2, 3, 1)
+    rest_BhwrsC = y_BhwK.view(*y_BhwK.shape[:3], 2, 2, -1)
+    rest_BhwrsC[:, 0, :, 1] = rest_BhwrsC[:, -1, :, 0] = 0
+    rest_BhwrsC[:, :, 0, :, 1] = rest_BhwrsC[:, :, -1, :, 0] = 0
+    return y_BKhw
+
+
+def _unblocked(y_BKhw: Tensor) -> Tensor:
+    """Blocks as channels to pixels."""
+    batch, _, height, width = y_BKhw.shape
+    y_BhRwSC = y_BKhw.permute(0, 2, 3, 1).view(batch, height, width, _BLOCK, _BLOCK, -1).transpose(2, 3)
+    return y_BhRwSC.reshape(batch, _BLOCK * height, _BLOCK * width, -1).permute(0, 3, 1, 2)

@@ -26,7 +26,10 @@ def test_eight_bits_reconstruct_what_fp32_does(source, request):
         x_hat, logvar, mu = network.reconstruct(normalise(tile_BHW))
         coarse_x_hat, coarse_logvar, coarse_mu = quantised.reconstruct(tile_BHW)
     assert coarse_x_hat.shape == x_hat.shape
-    assert (coarse_x_hat - x_hat).square().mean().sqrt() * 127.5 < 1.5  # gray levels
+    difference_BHW = (coarse_x_hat - x_hat).squeeze(1) * 127.5  # gray levels
+    edges = [difference_BHW[:, 0], difference_BHW[:, -1], difference_BHW[:, :, 0], difference_BHW[:, :, -1]]
+    for part in (difference_BHW, *edges):
+        assert part.square().mean().sqrt() < 1.5
     # Without VNNI, where int8 is not chosen, sums of two products are cut off at 16 bits.
     is_native = torch.cpu.get_capabilities().get("avx512_vnni")
     assert (coarse_mu - mu).square().mean().sqrt() < (0.03 if is_native else 0.05) * mu.std()
