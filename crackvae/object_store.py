@@ -254,6 +254,9 @@ class _File(io.RawIOBase):
 class Reader(io.BufferedReader):
     """Random reads of an object. The rest of it is one request, and no more memory than that.
 
+    Attributes:
+        size: Of the object, in bytes.
+
     Raises:
         OSError: It cannot be read.
         UnavailableError: The store gave no answer.
@@ -262,11 +265,11 @@ class Reader(io.BufferedReader):
     def __init__(self, location: str) -> None:
         file = _File(location)
         super().__init__(file, _BUFFER)
-        self._size = file.size
+        self.size = file.size
 
     def read(self, size: int | None = -1, /) -> bytes:
         """As of any file; `size` may be far more than there is."""
-        is_rest = size is None or size < 0 or size >= self._size - self.tell()
+        is_rest = size is None or size < 0 or size >= self.size - self.tell()
         return super().read(-1 if is_rest else size)
 
 

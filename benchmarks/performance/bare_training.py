@@ -13,7 +13,7 @@ import torch
 
 from crackvae.config import Config
 from crackvae.dataset import manifest
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.dataset.tiles import pixels, read_image
 from crackvae.model import artifact, backend
 from crackvae.model.loss import vae_loss

@@ -1,27 +1,41 @@
-"""A bucket of one folder with any number of photographs, as S3's ListObjectsV2 tells of it; no object is there."""
+"""A bucket of one folder, as S3 tells of it, by a process of its own.
+
+Either it names any number of photographs, of which none is there, or it has the files of a folder, and answers each
+request as late as an object store does.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
 
 FOLDER = "survey-2026/"
 _PAGE = 1000
 _OBJECT = (
-    "<Contents><Key>{}DJI_{:08d}.JPG</Key><LastModified>2026-11-27T00:00:00.000Z</LastModified>"
-    "<ETag>&quot;d41d8cd98f00b204e9800998ecf8427e&quot;</ETag><Size>8000000</Size></Contents>"
+    "<Contents><Key>{}</Key><LastModified>2026-11-27T00:00:00.000Z</LastModified>"
+    "<ETag>&quot;d41d8cd98f00b204e9800998ecf8427e&quot;</ETag><Size>{}</Size></Contents>"
+)
+_ANSWER = (
+    "HTTP/1.1 {}\r\nContent-Length: {}\r\nContent-Type: {}\r\nLast-Modified: Fri, 27 Nov 2026 00:00:00 GMT\r\n{}\r\n"
 )
 
 
 @contextmanager
-def served(count: int) -> Iterator[str]:
-    """The URI of its folder, while a process of its own serves it; this one's environment leads there."""
-    command = [sys.executable, __file__, str(count)]
+def served(files: int | Path, delay: float = 0.0) -> Iterator[str]:
+    """The URI of its folder, while it is served; this process's environment leads there.
+
+    Args:
+        files: How many it names, or the folder that has them.
+        delay: Of each answer, in seconds.
+    """
+    command = [sys.executable, __file__, str(files), str(delay)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -38,37 +52,85 @@ def served(count: int) -> Iterator[str]:
             process.kill()
 
 
-class _Listing(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    count = 0
+class _Named(Sequence[tuple[str, int]]):
+    """Name and size of photographs that are not there."""
 
-    def do_GET(self) -> None:
-        query = parse_qs(urlsplit(self.path).query)
-        start = int(query.get("continuation-token", "0")[0])
-        end = min(start + _PAGE, self.count)
-        is_inside = query.get("prefix", [""])[0] == FOLDER
-        objects = "".join(_OBJECT.format(FOLDER, number) for number in range(start, end)) if is_inside else ""
-        token = f"<NextContinuationToken>{end}</NextContinuationToken>" if is_inside and end < self.count else ""
-        data = (
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number):  # type: ignore[no-untyped-def]
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(self._count))]
+        return f"DJI_{number:08d}.JPG", 8_000_000
+
+
+class _Bucket:
+    def __init__(self, files: str, delay: float) -> None:
+        self._folder, self._delay = Path(files), delay
+        self._listed: Sequence[tuple[str, int]] = (
+            _Named(int(files))
+            if files.isdigit()
+            else sorted((path.name, path.stat().st_size) for path in self._folder.iterdir())
+        )
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers what comes on a connection."""
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                request = (await reader.readuntil(b"\r\n\r\n")).decode()
+                await asyncio.sleep(self._delay)
+                writer.write(self._answer(request))
+        writer.close()
+
+    def _answer(self, request: str) -> bytes:
+        method, target, _ = request.split(" ", 2)
+        place = urlsplit(target)
+        key = unquote(place.path).removeprefix("/bucket").lstrip("/")
+        if not key:
+            return _answer("200 OK", self._list(place.query), "application/xml")
+        path = self._folder / key.removeprefix(FOLDER)
+        if not (key.startswith(FOLDER) and path.is_file()):
+            return _answer("404 Not Found", b"", "application/xml")
+        data = path.read_bytes()
+        if method == "HEAD":
+            return _answer("200 OK", b"", "image/jpeg", len(data))
+        if found := re.search(r"\r\nrange: bytes=(\d+)-(\d+)", request, re.I):
+            start, end = int(found[1]), min(int(found[2]) + 1, len(data))
+            told = f"Content-Range: bytes {start}-{end - 1}/{len(data)}\r\n"
+            return _answer("206 Partial Content", data[start:end], "image/jpeg", more=told)
+        return _answer("200 OK", data, "image/jpeg")
+
+    def _list(self, query: str) -> bytes:
+        asked = parse_qs(query)
+        start, most = (
+            int(asked.get(name, [value])[0]) for name, value in (("continuation-token", 0), ("max-keys", _PAGE))
+        )
+        is_inside = asked.get("prefix", [""])[0] == FOLDER
+        page = self._listed[start : start + min(most, _PAGE)] if is_inside else []
+        objects = "".join(_OBJECT.format(FOLDER + name, size) for name, size in page)
+        end = start + len(page)
+        is_more = is_inside and end < len(self._listed)
+        token = f"<NextContinuationToken>{end}</NextContinuationToken>" if is_more else ""
+        return (
             "<?xml version='1.0'?><ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>"
-            f"<IsTruncated>{'true' if token else 'false'}</IsTruncated>{token}{objects}</ListBucketResult>"
+            f"<IsTruncated>{str(is_more).lower()}</IsTruncated><KeyCount>{len(page)}</KeyCount>{token}{objects}"
+            "</ListBucketResult>"
         ).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
-def main() -> None:
+def _answer(status: str, body: bytes, kind: str, size: int | None = None, more: str = "") -> bytes:
+    return _ANSWER.format(status, len(body) if size is None else size, kind, more).encode() + body
+
+
+async def _main(files: str, delay: str) -> None:
     """Serves until it is killed; the first line of its output is its port."""
-    _Listing.count = int(sys.argv[1])
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Listing) as server:
-        print(server.server_port, flush=True)
-        server.serve_forever()
+    server = await asyncio.start_server(_Bucket(files, float(delay)).talk, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(_main(*sys.argv[1:]))

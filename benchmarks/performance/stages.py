@@ -20,7 +20,7 @@ from torch import Tensor
 
 from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.dataset.tiles import describe, pixels, read_image
 from crackvae.images import evidence
 from crackvae.images.appearance import looks_of_tiles

@@ -134,28 +134,33 @@ class Decoder:
     def _rows(self, wanted: Sequence[File]) -> Iterator[tuple[Row, list[Gray]]]:
         together = 1 if self._image.tiling == "native" else _TOGETHER
         done, suspects = 0, 0  # files of which one has ended a child
+        ahead = True
         while done < len(wanted):
             asked = wanted[done : done + suspects] if suspects else wanted[done:]
             try:
-                for answer in self._answers(asked, 1 if suspects else together):
+                for answer in self._answers(asked, 1 if suspects else together, ahead):
                     done, suspects = done + 1, max(0, suspects - 1)
                     yield answer
             except ImageError as error:
                 self.close()
+                ahead = False  # it may have been a later file, on a share that hangs
                 if suspects:
                     done += 1
                     yield {"status": str(error.status), "message": error.message}, []
                 suspects = 0 if suspects else together
 
-    def _answers(self, wanted: Sequence[File], together: int) -> Iterator[tuple[Row, list[Gray]]]:
-        """Row and pixels of each file; ImageError where the child ends, at one of the next `together`."""
+    def _answers(self, wanted: Sequence[File], together: int, ahead: bool) -> Iterator[tuple[Row, list[Gray]]]:
+        """Row and pixels of each file; ImageError where the child ends, at one of the next `together`.
+
+        With `ahead` the child begins to read a file while it decodes those before.
+        """
         if self._child is not None and self._child.process.poll() is not None:  # it was killed while idle
             self.close()
         if self._child is None:
             self._child = _start(self._image)
         process, channel, _ = self._child
         with suppress(OSError):  # it has just died: the missing answer will say so
-            send(channel, json.dumps([wanted, together]).encode())
+            send(channel, json.dumps([wanted, together, ahead]).encode())
         for _ in wanted:
             yield _checked(_answer(process, channel, self._image), self._image)
 

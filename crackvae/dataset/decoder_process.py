@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 
 from crackvae.config import ImageConfig
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.dataset.tiles import describe, pixels, read_image
 from crackvae.errors import ImageError, UnavailableError
 from crackvae.schema import Status
@@ -28,6 +28,7 @@ from crackvae.schema import Status
 READY = b"ready"
 File = tuple[str, int | None, str | None]  # uri, size, content_hash
 _REQUEST_BYTES = 2**32
+_encode = json.JSONEncoder(default=str).encode  # json.dumps makes an encoder each time
 
 
 def send(channel: socket.socket, *messages: bytes) -> None:
@@ -74,7 +75,8 @@ def main() -> None:
         send(channel, READY)
         with Reader() as reader:
             while True:
-                files, together = json.loads(receive(channel, _REQUEST_BYTES))
+                files, together, ahead = json.loads(receive(channel, _REQUEST_BYTES))
+                reader.expect((uri, size) for uri, size, _ in files if ahead)
                 for start in range(0, len(files), together):
                     answers = [_answer(file, reader, image, memory) for file in files[start : start + together]]
                     send(channel, *answers)
@@ -121,8 +123,9 @@ def _answer(file: File, reader: Reader, image: ImageConfig, memory: int) -> byte
         return json.dumps({"status": error.status, "message": error.message}).encode()
     finally:
         signal.alarm(0)
+    header = {name: value for name, value in header.items() if value is not None}
     header |= {"status": Status.OK, "shapes": [array.shape for array in arrays]}
-    return json.dumps(header, default=str).encode() + b"\n" + b"".join(array.tobytes() for array in arrays)
+    return _encode(header).encode() + b"\n" + b"".join(array.tobytes() for array in arrays)
 
 
 if __name__ == "__main__":

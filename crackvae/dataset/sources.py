@@ -1,7 +1,7 @@
 """Sources: folders, archives, tables and single images, local or by URI.
 
-`list_source` names the files of a source without opening one. `Reader` gives the bytes of a listed
-file. A member of an archive has the URI `ARCHIVE!/MEMBER`, percent-encoded; it is read in place.
+`list_source` names the files of a source without opening one; `reader.Reader` gives their bytes. A
+member of an archive has the URI `ARCHIVE!/MEMBER`, percent-encoded; it is read in place.
 What cannot be listed is named too, so that nothing vanishes: a folder's path then ends with `/`.
 """
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import posixpath
-import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, NamedTuple, Self
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 from crackvae import object_store, storage
 from crackvae.errors import ImageError, InputError, RefusedError, UnavailableError
@@ -32,7 +31,7 @@ IMAGE_SUFFIXES = frozenset(
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 SEQUENTIAL_SUFFIXES = (".tar.gz", ".tgz")  # a step back reads from the start again
 TABLE_SUFFIXES = (".parquet", ".csv")
-_NO_FILE = "is no regular file"
+NO_FILE = "is no regular file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +164,7 @@ def _sorted_entries(folder: _Folder, root: str) -> Iterator[tuple[str, bool]]:
         with os.scandir(folder.path) as found:
             entries = [(entry.name, _is_folder(entry, root)) for entry in found]
     except OSError as error:
-        raise InputError(f"{folder.path.rstrip('/')}: cannot be listed: {_reason(error)}") from error
+        raise InputError(f"{folder.path.rstrip('/')}: cannot be listed: {reason(error)}") from error
     entries.sort(key=lambda entry: (_text(os.fsencode(entry[0])) + "/" * entry[1], entry[0]))
     return iter(entries)
 
@@ -190,12 +189,12 @@ def _list_remote_folder(uri: str) -> Iterator[File]:
         for entry in list_remote(uri):
             yield File(entry.path, storage.join(uri, entry.path), entry.size, entry.mtime)
     except OSError as error:
-        raise InputError(f"{uri}: cannot be listed: {_reason(error)}") from error
+        raise InputError(f"{uri}: cannot be listed: {reason(error)}") from error
 
 
 def _list_archive(uri: str) -> Iterator[File]:
     try:
-        archive = _open_archive(uri)
+        archive = open_archive(uri)
     except UnavailableError:
         raise
     except Exception as error:  # each archive library has its own
@@ -226,7 +225,7 @@ class _TarInfo(tarfile.TarInfo):
         return super()._block(count)  # type: ignore[misc, no-any-return]
 
 
-class _Archive:
+class Archive:
     """An open .zip or tar file.
 
     Attributes:
@@ -263,7 +262,7 @@ class _Archive:
             return self._archive.open(name)
         stream = self._archive.extractfile(self._members[name])
         if stream is None:
-            raise ImageError(Status.UNREADABLE, _NO_FILE)
+            raise ImageError(Status.UNREADABLE, NO_FILE)
         return stream
 
     def close(self) -> None:
@@ -272,87 +271,11 @@ class _Archive:
         self._stream.close()
 
 
-class Reader:
-    """Gives the bytes of listed files, and keeps archives open between them.
-
-    One thread, one reader. Members of a .tar.gz are quick in the archive's order only.
-    """
-
-    def __init__(self) -> None:
-        self._archives: dict[str, _Archive] = {}
-        self._damaged: dict[str, str] = {}
-
-    def read(self, uri: str, max_bytes: int) -> bytes:
-        """Reads a file, or a member of an archive.
-
-        Raises:
-            ImageError: `unreadable`, or `too_large` over `max_bytes`.
-        """
-        archive, separator, member = uri.partition("!/")
-        try:
-            expected = max_bytes
-            if separator and storage.name(archive).lower().endswith(ARCHIVE_SUFFIXES):
-                stream = self._member(archive, os.fsdecode(unquote_to_bytes(member)))
-            else:
-                path = storage.local_path(uri)
-                if path is not None and uri.endswith("/"):
-                    raise ImageError(Status.UNREADABLE, _unlisted(path))
-                if path is None:
-                    stream = storage.open_input(uri)
-                else:
-                    info = path.stat()
-                    if not stat.S_ISREG(info.st_mode):
-                        raise ImageError(Status.UNREADABLE, _NO_FILE)
-                    expected = min(max_bytes, info.st_size)
-                    stream = path.open("rb")
-            with stream:
-                data = stream.read(expected + 1)  # to reserve half a gigabyte takes as long as to read METU's files
-                if len(data) > expected:
-                    data += stream.read(max_bytes + 1 - len(data))
-        except (ImageError, UnavailableError):
-            raise
-        except Exception as error:  # each archive library has its own
-            raise ImageError(Status.UNREADABLE, _reason(error)) from error
-        if len(data) > max_bytes:
-            raise ImageError(Status.TOO_LARGE, f"over {max_bytes:,} bytes")
-        return data
-
-    def _member(self, uri: str, name: str) -> IO[bytes]:
-        if uri in self._damaged:
-            raise ImageError(Status.UNREADABLE, self._damaged[uri])
-        if uri not in self._archives:
-            try:
-                self._archives[uri] = _open_archive(uri)
-            except (OSError, UnavailableError):  # it may be there the next time
-                raise
-            except Exception as error:  # not read from the start once more for each member
-                self._damaged[uri] = _reason(error)
-                raise
-        return self._archives[uri].open(name)
-
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for archive in self._archives.values():
-            archive.close()
-        self._archives.clear()
-
-
-def _unlisted(folder: Path) -> str:
-    if os.path.islink(folder):
-        return "a link to a folder is not followed; give that folder as a source, too, and remove the link"
-    try:
-        os.scandir(folder).close()
-    except OSError as error:
-        return f"the folder cannot be listed: {_reason(error)}"
-    return "the folder could not be listed before, and now it can; start a new run for its files"
-
-
-def _open_archive(uri: str) -> _Archive:
+def open_archive(uri: str) -> Archive:
+    """Opens an archive; what its library raises comes through."""
     stream = storage.open_input(uri)
     try:
-        return _Archive(stream, storage.name(uri).lower().endswith(".zip"))
+        return Archive(stream, storage.name(uri).lower().endswith(".zip"))
     except BaseException:
         stream.close()
         raise
@@ -376,7 +299,8 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What is wrong with a file or a member, in a line that does not name it."""
     if isinstance(error, KeyError):
         return "the archive has no such member"
     if isinstance(error, RecursionError):

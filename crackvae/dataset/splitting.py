@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from crackvae.config import ImageConfig
 from crackvae.dataset import leakage, manifest, splits, twins
 from crackvae.dataset.leakage import Leakage
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.dataset.tiles import hash_content, of_each
 from crackvae.errors import ImageError, InputError
 from crackvae.images.decode import decode

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 from crackvae.config import ImageConfig
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.errors import ImageError
 from crackvae.images import ground
 from crackvae.images.decode import Decoded, Gray, decode

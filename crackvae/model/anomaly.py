@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from crackvae import storage
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.dataset.tiles import describe, pixels, read_image
 from crackvae.errors import ImageError
 from crackvae.images.appearance import looks_of_tiles

@@ -16,7 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from crackvae.dataset.decoder import Decoder
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.images.decode import FORMATS, Gray
 from crackvae.images.ground import Ground
 from crackvae.model import backend

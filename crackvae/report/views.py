@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw
 
 from crackvae import processes
 from crackvae.dataset.decoder import Decoder
-from crackvae.dataset.sources import SEQUENTIAL_SUFFIXES, Reader
+from crackvae.dataset.reader import Reader
+from crackvae.dataset.sources import SEQUENTIAL_SUFFIXES
 from crackvae.errors import UnavailableError
 from crackvae.images.appearance import CELL
 from crackvae.images.decode import FORMATS, Gray
@@ -248,6 +249,7 @@ def small_pictures(rows: pd.DataFrame, side: int) -> Iterator[tuple[Image.Image 
     """Upright pictures of at most so many pixels a side, with their scale; or none, and why. Arguments as above."""
     unavailable = ""
     with Reader() as reader:
+        reader.expect((uri, None) for uri in rows["uri"])
         for row in rows.to_dict("records"):
             try:
                 if unavailable:  # asked again and again, it would take hours

@@ -9,7 +9,7 @@ from PIL import Image
 from crackvae import storage
 from crackvae.cluster.decoding import decode_batch
 from crackvae.config import ImageConfig
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.dataset.tiles import pixels, read_image
 from crackvae.images import synthetic
 

@@ -7,7 +7,8 @@ import zipfile
 import pytest
 
 from crackvae.dataset import manifest
-from crackvae.dataset.sources import Reader, list_source
+from crackvae.dataset.reader import Reader
+from crackvae.dataset.sources import list_source
 from crackvae.errors import ImageError, InputError
 
 

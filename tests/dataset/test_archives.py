@@ -8,8 +8,9 @@ import zipfile
 import pytest
 from dataset.places import MAKERS, bytes_of, failure, listed, make_folder, make_tar, make_zip, read, refusal
 
-from crackvae.dataset import sources
-from crackvae.dataset.sources import Reader, list_source
+from crackvae.dataset import reader
+from crackvae.dataset.reader import Reader
+from crackvae.dataset.sources import list_source, open_archive
 from crackvae.errors import ImageError, InputError
 from crackvae.schema import Status
 
@@ -69,13 +70,12 @@ def test_an_archive_that_is_damaged_is_read_once_and_not_for_every_member(tmp_pa
     files = list(list_source(str(make_zip(tmp_path / "a.zip", ["a.jpg", "b.jpg"]))))
     (tmp_path / "a.zip").write_bytes(b"no archive")
     opened = []
-    open_archive = sources._open_archive
-    monkeypatch.setattr(sources, "_open_archive", lambda uri: opened.append(uri) or open_archive(uri))
-    with Reader() as reader:
+    monkeypatch.setattr(reader, "open_archive", lambda uri: opened.append(uri) or open_archive(uri))
+    with Reader() as reading:
         messages = []
         for file in files:
             with pytest.raises(ImageError) as caught:
-                reader.read(file.uri, 1000)
+                reading.read(file.uri, 1000)
             messages.append(caught.value.message)
     assert messages == ["BadZipFile: File is not a zip file"] * 2
     assert len(opened) == 1

@@ -24,7 +24,7 @@ from crackvae import storage
 from crackvae.config import ImageConfig
 from crackvae.dataset import decoder, decoder_process, manifest, tiles
 from crackvae.dataset.decoder import Decoder
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.dataset.tiles import describe, hash_content, pixels, read_image
 from crackvae.errors import CrackvaeError, ImageError
 from crackvae.images import synthetic
@@ -62,7 +62,7 @@ if "crackvae.dataset.decoder_process" in sys.orig_argv:
 
     simplejpeg.decode_jpeg = decode_jpeg
 
-    from crackvae.dataset.sources import Reader
+    from crackvae.dataset.reader import Reader
 
     read = Reader.read
 
@@ -73,6 +73,16 @@ if "crackvae.dataset.decoder_process" in sys.orig_argv:
         return read(self, uri, max_bytes)
 
     Reader.read = busy_read
+
+    from crackvae.dataset import reader
+
+    open_local = reader._open_local
+
+    def hanging_open(path):  # as of a network share that is away
+        time.sleep(1000 * ("hangs" in path))
+        return open_local(path)
+
+    reader._open_local = hanging_open
 """
 
 
@@ -415,6 +425,16 @@ def test_modules_beside_the_images_are_not_imported(survey, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with Decoder(IMAGE) as child:
         assert statuses(child.read(survey)[1]) == {"ok": None}
+
+
+def test_a_file_that_cannot_even_be_opened_holds_up_no_other(survey, bug, monkeypatch):
+    monkeypatch.setattr(decoder, "_GRACE_SECONDS", 0.5)
+    path = path_of(survey, 5)
+    path = path.rename(path.with_name("hangs.jpg"))
+    uris = [storage.to_uri(str(path)) if row == 5 else uri for row, uri in enumerate(survey["uri"].to_pylist())]
+    with Decoder(IMAGE) as child:
+        found = child.read(pa.table({"uri": uris}))[1].to_pylist()
+    assert [row["message"] for row in found] == [None] * 5 + ["no answer in 1 s"] + [None] * (FILES - 6)
 
 
 def test_files_that_changed_since_they_were_listed_are_unreadable(survey):

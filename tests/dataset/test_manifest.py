@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from crackvae import storage
 from crackvae.dataset import manifest, naming, table_files
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.errors import InputError
 from crackvae.schema import MANIFEST, SCHEMA_VERSION
 

@@ -6,7 +6,7 @@ from dataset.places import bytes_of, column, ids, make_folder, not_indexed
 
 from crackvae import storage
 from crackvae.dataset import manifest
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.errors import InputError
 from crackvae.schema import MANIFEST
 

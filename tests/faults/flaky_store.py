@@ -52,6 +52,7 @@ class FlakyStore(ThreadingHTTPServer):
         url: Its own.
         counts: Requests by what became of them; `ok` where they were left alone.
         log: The same, one by one.
+        most_at_once: Requests that were being answered at the same time.
     """
 
     daemon_threads = True
@@ -73,6 +74,7 @@ class FlakyStore(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.counts: Counter[str] = Counter()
         self.log: list[tuple[str, str]] = []
+        self.most_at_once = self._at_once = 0
         self.stall_seconds = stall_seconds
         self._share, self._stall_share, self._seed, self._faults = share, stall_share, seed, faults
         self._only, self._most = re.compile(only), most
@@ -97,6 +99,18 @@ class FlakyStore(ThreadingHTTPServer):
             self.log.append((kind, request))
         return kind
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Counts a request while it is answered."""
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
     def handle_error(self, *_: object) -> None:
         """A client that went away is none."""
 
@@ -107,6 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: FlakyStore
 
     def answer(self) -> None:
+        with self.server.answering():
+            self._answer()
+
+    def _answer(self) -> None:
         body = self._body()
         kind = self.server.fault(f"{self.command} {self.path} {self.headers.get('Range', '')}")
         if kind in ("stall", "slow"):

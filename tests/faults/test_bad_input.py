@@ -150,7 +150,7 @@ import json, os, sys
 from PIL import Image
 from crackvae.config import ImageConfig
 from crackvae.dataset import manifest, tiles
-from crackvae.dataset.sources import Reader
+from crackvae.dataset.reader import Reader
 from crackvae.errors import ImageError
 Image.init()
 if os.geteuid() == 0:

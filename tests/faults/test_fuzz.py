@@ -20,7 +20,8 @@ from crackvae.cluster import scoring
 from crackvae.config import ImageConfig
 from crackvae.dataset import manifest
 from crackvae.dataset.decoder import Decoder
-from crackvae.dataset.sources import Reader, list_source
+from crackvae.dataset.reader import Reader
+from crackvae.dataset.sources import list_source
 from crackvae.errors import ImageError, InputError
 from crackvae.run import finalize
 from crackvae.schema import Status

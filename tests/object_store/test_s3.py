@@ -23,6 +23,7 @@ from object_store import server
 
 from crackvae import listing, object_store, storage
 from crackvae.dataset import sources
+from crackvae.dataset.reader import Reader
 from crackvae.errors import ImageError, InputError, UnavailableError
 from crackvae.listing import list_remote
 
@@ -228,7 +229,7 @@ def test_archives_are_read_in_place_and_without_a_request_for_each_header(place,
     proxy = flaky()
     files = list(sources.list_source(f"{place}/photos.{kind}"))
     assert [file.path for file in files] == list(members)
-    with sources.Reader() as reader:
+    with Reader() as reader:
         assert {file.path: reader.read(file.uri, 10**6) for file in files} == members
     assert len(proxy.log) < 30
 
@@ -296,15 +297,51 @@ def test_a_denied_object_is_about_that_object_and_an_expired_token_about_all(imp
 def test_an_outage_makes_no_rows_and_a_missing_object_makes_one(impatient, place, flaky):
     storage.write_bytes(f"{place}/a.jpg", SMALL)
     storage.write_bytes(f"{place}/a.zip", b"PK")
-    with sources.Reader() as reader, pytest.raises(ImageError, match="unreadable: No such file or directory"):
+    with Reader() as reader, pytest.raises(ImageError, match="unreadable: No such file or directory"):
         reader.read(f"{place}/b.jpg", 10**6)
     flaky(share=1.0, faults=("503",))
     for name in ("a.jpg", "b.jpg", "a.zip!/a.jpg"):
-        with sources.Reader() as reader, pytest.raises(UnavailableError):
+        with Reader() as reader, pytest.raises(UnavailableError):
             reader.read(f"{place}/{name}", 10**6)
     for name in ("", "/a.zip"):
         with pytest.raises(UnavailableError):
             list(sources.list_source(place + name))
+
+
+def test_objects_that_are_expected_come_at_the_same_time_and_as_they_would_alone(place, flaky):
+    names = [f"{number}.jpg" for number in range(12)]
+    for name in names:
+        storage.write_bytes(f"{place}/{name}", name.encode())
+    files = [(f"{place}/{name}", len(name)) for name in names]
+    files[2] = (files[2][0], 1)  # it has grown since
+    files[4] = (f"{place}/missing.jpg", None)
+    proxy = flaky(share=1.0, faults=("slow",), stall_seconds=0.2)
+
+    def outcomes(reader):
+        for uri, _ in files:
+            try:
+                yield reader.read(uri, 10**6)
+            except ImageError as error:
+                yield error.message
+
+    with Reader() as reader:
+        alone = list(outcomes(reader))
+    assert proxy.most_at_once == 1
+    with Reader() as reader:
+        reader.expect(files)
+        assert list(outcomes(reader)) == alone
+    assert proxy.most_at_once > 6
+
+
+def test_a_store_that_fails_for_an_expected_object_fails_in_its_turn(impatient, place, flaky):
+    for name in ("a.jpg", "b.jpg"):
+        storage.write_bytes(f"{place}/{name}", SMALL)
+    flaky(share=1.0, faults=("503",), only="b.jpg")
+    with Reader() as reader:
+        reader.expect((f"{place}/{name}", len(SMALL)) for name in ("a.jpg", "b.jpg"))
+        assert reader.read(f"{place}/a.jpg", 10**6) == SMALL
+        with pytest.raises(UnavailableError):
+            reader.read(f"{place}/b.jpg", 10**6)
 
 
 def test_an_endpoint_that_is_not_there_is_named_by_its_reason(impatient, place, connect):
