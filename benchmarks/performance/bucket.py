@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -52,29 +52,11 @@ def served(files: int | Path, delay: float = 0.0) -> Iterator[str]:
             process.kill()
 
 
-class _Named(Sequence[tuple[str, int]]):
-    """Name and size of photographs that are not there."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, number):  # type: ignore[no-untyped-def]
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(self._count))]
-        return f"DJI_{number:08d}.JPG", 8_000_000
-
-
 class _Bucket:
     def __init__(self, files: str, delay: float) -> None:
         self._folder, self._delay = Path(files), delay
-        self._listed: Sequence[tuple[str, int]] = (
-            _Named(int(files))
-            if files.isdigit()
-            else sorted((path.name, path.stat().st_size) for path in self._folder.iterdir())
-        )
+        self._files = [] if files.isdigit() else sorted((p.name, p.stat().st_size) for p in self._folder.iterdir())
+        self._count = len(self._files) or int(files)
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answers what comes on a connection."""
@@ -87,6 +69,10 @@ class _Bucket:
 
     def _answer(self, request: str) -> bytes:
         method, target, _ = request.split(" ", 2)
+        answer = self._get(target, request)
+        return answer[: answer.index(b"\r\n\r\n") + 4] if method == "HEAD" else answer
+
+    def _get(self, target: str, request: str) -> bytes:
         place = urlsplit(target)
         key = unquote(place.path).removeprefix("/bucket").lstrip("/")
         if not key:
@@ -95,8 +81,6 @@ class _Bucket:
         if not (key.startswith(FOLDER) and path.is_file()):
             return _answer("404 Not Found", b"", "application/xml")
         data = path.read_bytes()
-        if method == "HEAD":
-            return _answer("200 OK", b"", "image/jpeg", len(data))
         if found := re.search(r"\r\nrange: bytes=(\d+)-(\d+)", request, re.I):
             start, end = int(found[1]), min(int(found[2]) + 1, len(data))
             told = f"Content-Range: bytes {start}-{end - 1}/{len(data)}\r\n"
@@ -108,11 +92,11 @@ class _Bucket:
         start, most = (
             int(asked.get(name, [value])[0]) for name, value in (("continuation-token", 0), ("max-keys", _PAGE))
         )
-        is_inside = asked.get("prefix", [""])[0] == FOLDER
-        page = self._listed[start : start + min(most, _PAGE)] if is_inside else []
-        objects = "".join(_OBJECT.format(FOLDER + name, size) for name, size in page)
+        count = self._count if asked.get("prefix", [""])[0] == FOLDER else 0
+        page = range(count)[start : start + min(most, _PAGE)]
+        objects = "".join(_OBJECT.format(*self._entry(number)) for number in page)
         end = start + len(page)
-        is_more = is_inside and end < len(self._listed)
+        is_more = end < count
         token = f"<NextContinuationToken>{end}</NextContinuationToken>" if is_more else ""
         return (
             "<?xml version='1.0'?><ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>"
@@ -120,9 +104,13 @@ class _Bucket:
             "</ListBucketResult>"
         ).encode()
 
+    def _entry(self, number: int) -> tuple[str, int]:
+        name, size = self._files[number] if self._files else (f"DJI_{number:08d}.JPG", 8_000_000)
+        return FOLDER + name, size
 
-def _answer(status: str, body: bytes, kind: str, size: int | None = None, more: str = "") -> bytes:
-    return _ANSWER.format(status, len(body) if size is None else size, kind, more).encode() + body
+
+def _answer(status: str, body: bytes, kind: str, more: str = "") -> bytes:
+    return _ANSWER.format(status, len(body), kind, more).encode() + body
 
 
 async def _main(files: str, delay: str) -> None:

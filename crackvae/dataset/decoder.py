@@ -39,7 +39,8 @@ from crackvae.schema import BASELINES, PART, Status
 _START_SECONDS = 60  # it takes a third of a second
 _GRACE_SECONDS = 5  # to a decoder that is stuck asleep: its own alarm ends it before we do
 _EXIT_SECONDS = 5  # a process in an uninterruptible read heeds not even SIGKILL
-_IDLE_SECONDS = 0.05  # of CPU, while it waits; a read that S3 does not answer takes 0.02
+# Of CPU, while it waits; a read that S3 does not answer takes 0.02. Sixteen at once look busy, and end by themselves.
+_IDLE_SECONDS = 0.05
 _TOGETHER = 8  # answers: with their tiles they fill two thirds of the socket's buffer
 _ANSWER_BYTES = 2**16  # at most, besides the pixels
 _NONSENSE = "the decoder's answer makes no sense"

@@ -98,7 +98,8 @@ def _limit_memory(image: ImageConfig) -> int:
     """Limits the address space to what the largest file may need; returns the limit in bytes.
 
     JPEG 2000 takes 25 bytes a pixel, WebP 16, CMYK JPEG 12, the rest 9 or less, and a file is held
-    up to three times. Libraries and threads take 0.6 GB, an archive's list some 2 kB a member.
+    up to three times. Libraries take 0.7 GB, threads that read ahead as much, an archive's list some
+    2 kB a member.
     """
     limit = 4 * 2**30 + 3 * image.max_megabytes * 10**6 + 25 * image.max_megapixels * 10**6
     limit = min([limit, *(given for given in resource.getrlimit(resource.RLIMIT_AS) if given >= 0)])

@@ -18,7 +18,7 @@ from crackvae.errors import ImageError, UnavailableError
 from crackvae.schema import Status
 
 _AHEAD = 16  # files, as long as they have
-_AHEAD_BYTES = 2**25  # together; one larger file comes alone
+_AHEAD_BYTES = 2**25  # together; a larger file is read in its turn
 _UNKNOWN_BYTES = 2**21  # what a file may have of which the list does not say
 
 _Opened = tuple[IO[bytes], int]  # and bytes to expect
@@ -34,14 +34,14 @@ class Reader:
         self._archives: dict[str, Archive] = {}
         self._damaged: dict[str, str] = {}
         self._expected: deque[tuple[str, int]] = deque()
-        self._begun: dict[str, tuple[int, _Opened | Future[_Opened | None]]] = {}
+        self._begun: dict[str, tuple[int, _Opened | Future[_Opened]]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
     def expect(self, files: Iterable[tuple[str, int | None]]) -> None:
         """Tells which files will be read next, and how many bytes they have, where that is known.
 
-        The next few are then on their way while one is decoded: a disk reads them into memory, an object store sends
-        them. Members of archives are not.
+        The next few are then on their way while one is decoded: a disk begins to read them into memory, an object
+        store sends them. Members of archives are not.
         """
         self._forget()
         self._expected.extend((uri, _UNKNOWN_BYTES if size is None else size) for uri, size in files)
@@ -53,10 +53,10 @@ class Reader:
             ImageError: `unreadable`, or `too_large` over `max_bytes`.
             UnavailableError: An object store gave no answer.
         """
-        self._look_ahead()
         _, begun = self._begun.pop(uri, (0, None))
+        self._look_ahead(uri)
         try:
-            stream, expected = (begun.result() if isinstance(begun, Future) else begun) or self._open(uri)
+            stream, expected = _arrived(begun) or self._open(uri)
             expected = min(max_bytes, expected)  # to reserve half a gigabyte takes as long as to read METU's files
             with stream:
                 data = stream.read(expected + 1)
@@ -94,22 +94,23 @@ class Reader:
                 raise
         return self._archives[uri].open(name)
 
-    def _look_ahead(self) -> None:
-        while self._expected:
+    def _look_ahead(self, current: str) -> None:
+        while self._expected and len(self._begun) < _AHEAD:
             uri, size = self._expected[0]
             coming = sum(size for size, _ in self._begun.values())
-            if self._begun and (len(self._begun) == _AHEAD or coming + size > _AHEAD_BYTES):
+            if coming and coming + size > _AHEAD_BYTES:
                 return
             self._expected.popleft()
             with suppress(Exception):  # it is opened again in its turn, and fails there
-                if uri not in self._begun and (begun := self._begin(uri, size)):
+                if uri != current and uri not in self._begun and (begun := self._begin(uri, size)):
                     self._begun[uri] = size, begun
 
-    def _begin(self, uri: str, size: int) -> _Opened | Future[_Opened | None] | None:
-        if _parts(uri)[1] is not None:
+    def _begin(self, uri: str, size: int) -> _Opened | Future[_Opened] | None:
+        if _parts(uri)[1] is not None or size > _AHEAD_BYTES:
             return None
         path = storage.local_name(uri)
         if path is None:
+            object_store.remote(uri)  # each thread would make a client of its own
             self._pool = self._pool or ThreadPoolExecutor(_AHEAD)
             return self._pool.submit(_fetch, uri, size)
         stream, size = _open_local(path)
@@ -153,10 +154,22 @@ def _open_local(path: str) -> _Opened:
     return open(path, "rb"), info.st_size
 
 
-def _fetch(uri: str, size: int) -> _Opened | None:
-    """An object of a store, in memory; None if it has more bytes than were expected, and is read in its turn."""
-    with object_store.Reader(uri) as stream:
-        return (io.BytesIO(stream.read()), stream.size) if stream.size <= size else None
+def _fetch(uri: str, size: int) -> _Opened:
+    """An object of a store, in memory; one of more bytes than were expected is read in its turn."""
+    stream = object_store.Reader(uri)
+    if stream.size > size:
+        return stream, stream.size
+    with stream:
+        return io.BytesIO(stream.read()), stream.size
+
+
+def _arrived(begun: _Opened | Future[_Opened] | None) -> _Opened | None:
+    """What was begun; None where it failed by itself, as for want of memory that another file had."""
+    if not isinstance(begun, Future):
+        return begun
+    with suppress(OSError, MemoryError):
+        return begun.result()
+    return None
 
 
 def _unlisted(folder: str) -> str:

@@ -314,6 +314,7 @@ def test_objects_that_are_expected_come_at_the_same_time_and_as_they_would_alone
         storage.write_bytes(f"{place}/{name}", name.encode())
     files = [(f"{place}/{name}", len(name)) for name in names]
     files[2] = (files[2][0], 1)  # it has grown since
+    files[3] = (files[3][0], 10**10)
     files[4] = (f"{place}/missing.jpg", None)
     proxy = flaky(share=1.0, faults=("slow",), stall_seconds=0.2)
 
@@ -327,10 +328,12 @@ def test_objects_that_are_expected_come_at_the_same_time_and_as_they_would_alone
     with Reader() as reader:
         alone = list(outcomes(reader))
     assert proxy.most_at_once == 1
+    object_store._s3.cache_clear()
     with Reader() as reader:
         reader.expect(files)
         assert list(outcomes(reader)) == alone
     assert proxy.most_at_once > 6
+    assert object_store._s3.cache_info().misses == 1  # not a client for each thread
 
 
 def test_a_store_that_fails_for_an_expected_object_fails_in_its_turn(impatient, place, flaky):
