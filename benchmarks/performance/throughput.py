@@ -5,7 +5,7 @@
 DATA holds metu-concrete-20k.zip and sdnet2018-decks/. Whole processes are timed, in rounds in which each
 contender has its turn, so that a machine that slows down slows all of them down. A contender's start-up is its
 time over a few files, in some of these rounds; its rate is that of the files beyond those. Training is measured
-once, by the last epochs, of crackvae and then of a bare loop.
+once, by the last epochs, of a bare loop, of crackvae and of the bare loop again.
 """
 
 from __future__ import annotations
@@ -186,18 +186,24 @@ OF_PHOTOGRAPHS = {
 def training(work: Path, split: Path) -> tuple[Path, str, dict[str, list[float]]]:
     """The reference model, whose speed does not depend on its weights; and how fast it was trained.
 
-    Those are the last epochs of `crackvae train` beside a bare loop's, which does not validate.
+    Those are the last epochs of `crackvae train` beside a bare loop's, which does not validate, before and after it: a
+    machine may be a sixth slower a minute later.
     """
     config = work / "epochs.toml"
     config.write_text(f'recipe = "reference"\n[training]\nepochs = {EPOCHS}\n')
     tiles, model = stages.training_tiles(split), work / "model"
     shutil.rmtree(model, ignore_errors=True)
+
+    def bare() -> list[float]:
+        run("bare_training.py", split, EPOCHS, work / "epochs.json")
+        return [tiles / seconds for seconds in json.loads((work / "epochs.json").read_text())[-COUNTED:]]
+
+    before = bare()
     run("crackvae", "train", split, "--out", model, "--config", config)
-    run("bare_training.py", split, EPOCHS, work / "epochs.json")
-    ours, bare = artifact.load(str(model)).history[-COUNTED:], json.loads((work / "epochs.json").read_text())[-COUNTED:]
+    ours = artifact.load(str(model)).history[-COUNTED:]
     found = {
         "crackvae": [epoch["images_per_second"] for epoch in ours],
-        "bare loop": [tiles / seconds for seconds in bare],
+        "bare loop": [*before, *bare()],
         "crackvae, with validation": [epoch["images"] / epoch["seconds"] for epoch in ours],
     }
     return model, table(f"tiles trained per second, {tiles:,} an epoch", found, "crackvae"), found
